@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -209,7 +209,7 @@ class Claim:
         """The claim's own file."""
         return self.output.with_name(self.output.name + ".claim")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Claim":
         with _explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._create():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -265,7 +265,7 @@ class Slide(ABC):
         bottom = min(level.size.height, -int(-self.bounds.bottom // level.downsample_y))
         return Box(x, y, max(1, right - x), max(1, bottom - y))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Slide":
         return self
 
     def __exit__(

@@ -1,0 +1,304 @@
+"""The verbs' configuration: flat, frozen, unknown keys refused. A YAML key is the flag's name with ``_`` for ``-``.
+
+Each group of fields is one class; a verb's class is the groups that it uses. Nothing but pydantic is imported, so
+that ``--help`` is quick.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from microtome.errors import ConfigError
+
+OptionsT = TypeVar("OptionsT", bound="Options")
+
+MIB = 1024 * 1024
+_UNITS = {"K": 1024, "M": MIB, "G": 1024 * MIB}
+
+
+class Options(BaseModel):
+    """Base of every group: frozen, unknown keys refused, defaults checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SlideOptions(Options):
+    """Which slides, and how to see them.
+
+    Attributes:
+        slides: Slide files, folders of slides, or patterns such as ``slides/*.svs``.
+        cohort: Table (CSV) with columns slide_id, path and, as far as known, mpp, patient_id and labels.
+        mpp: Resolution of slides whose metadata does not say it, µm per level-0 pixel.
+        override_mpp: Let mpp win over plausible metadata.
+        reader: Force one reader: auto, openslide, tifffile or image.
+        channels: One or three channels to see as grey or RGB, names or numbers: 0,2,1.
+        window: Values that become 0 and 255, for data that is not 8-bit: LOW,HIGH.
+    """
+
+    slides: tuple[str, ...] = ()
+    cohort: Path | None = None
+    mpp: float | None = Field(default=None, gt=0)
+    override_mpp: bool = False
+    reader: Literal["auto", "openslide", "tifffile", "image"] = "auto"
+    channels: str | None = None
+    window: str | None = None
+
+    @field_validator("channels", "window", mode="before")
+    @classmethod
+    def _join_list(cls, value: object) -> object:
+        """A YAML list says the same as text with commas."""
+        return ",".join(str(v) for v in value) if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _view_is_readable(self) -> "SlideOptions":
+        _ = self.channel_names, self.window_range
+        return self
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """The channels to see, or None."""
+        if self.channels is None:
+            return None
+        names = tuple(name.strip() for name in self.channels.split(","))
+        if len(names) not in (1, 3) or not all(names):
+            raise ConfigError(f"channels must name one or three channels, such as 0,2,1. Got {self.channels!r}.")
+        return names
+
+    @property
+    def window_range(self) -> tuple[float, float] | None:
+        """The values that become 0 and 255, or None."""
+        if self.window is None:
+            return None
+        parts = self.window.split(",")
+        try:
+            low, high = (float(part) for part in parts)
+        except ValueError:
+            low = high = 0.0
+        if not low < high:
+            raise ConfigError(f"window must be two rising numbers, such as 0,4095. Got {self.window!r}.")
+        return low, high
+
+    @model_validator(mode="after")
+    def _mpp_to_override(self) -> "SlideOptions":
+        if self.override_mpp and self.mpp is None and self.cohort is None:
+            raise ConfigError("override_mpp needs an mpp to win with. Pass mpp (--mpp) or a cohort table with an mpp column.")
+        return self
+
+
+class OutputOptions(Options):
+    """Where results go, and how the work is shown.
+
+    Attributes:
+        out: Output folder; the same folder may be used again, and by several processes at once.
+        overwrite: Redo what is there but was made with other settings.
+        workers: Threads that read and decode; None for one per core.
+        quiet: Print nothing but errors and the closing summary.
+    """
+
+    out: Path = Path("out")
+    overwrite: bool = False
+    workers: int | None = Field(default=None, ge=1)
+    quiet: bool = False
+
+
+class TissueOptions(Options):
+    """How tissue is found.
+
+    Attributes:
+        tissue_method: auto, otsu (HistoPrep), saturation (CLAM) or masked-otsu (MONAI).
+        tissue_parameters: Parameters of that method, for example sigma or preset.
+        tissue_from: Take outlines instead of finding them: a folder of <slide_id>.geojson or <slide_id>.png, or one
+            file for one slide.
+        allow_empty: Let slides without tissue pass, with no tiles, instead of failing.
+    """
+
+    tissue_method: str = "auto"
+    tissue_parameters: dict[str, Any] = Field(default_factory=dict)
+    tissue_from: Path | None = None
+    allow_empty: bool = False
+
+
+class TileOptions(Options):
+    """How tiles are laid.
+
+    Attributes:
+        tile_px: Side of a tile, in output pixels; None for what the encoder was made for.
+        tile_mpp: Resolution of a tile, µm per pixel; None for what the encoder was made for.
+        level: Lay tiles in this pyramid level's own pixels instead of at a resolution; needs no mpp.
+        stride_px: Distance between tiles, in output pixels; None for tile_px (no overlap).
+        min_tissue: Least share of a tile that must be tissue, 0..1.
+        anchor: Origin of the grid: the slide's corner, or the corner of the tissue.
+        bounds: Keep tiles inside of the slide (in), or also those that reach out (pad).
+        save_tiles: Write tile images too, in HistoPrep's layout.
+        tile_format: Format of tile images.
+        tile_quality: JPEG quality of tile images, 1..100.
+        quality_flags: Measure blur, pen, black and white shares of each tile and write them beside the tiles.
+    """
+
+    tile_px: int | None = Field(default=None, ge=8, le=16384)
+    tile_mpp: float | None = Field(default=None, gt=0)
+    level: int | None = Field(default=None, ge=0)
+    stride_px: int | None = Field(default=None, ge=1)
+    min_tissue: float = Field(default=0.5, ge=0, le=1)
+    anchor: Literal["slide", "tissue"] = "slide"
+    bounds: Literal["in", "pad"] = "in"
+    save_tiles: bool = False
+    tile_format: Literal["jpeg", "png"] = "jpeg"
+    tile_quality: int = Field(default=80, ge=1, le=100)
+    quality_flags: bool = True
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "TileOptions":
+        if self.level is not None and self.tile_mpp is not None:
+            raise ConfigError("level and tile_mpp both set the scale of tiles. Pass one of them.")
+        return self
+
+
+class EncoderOptions(Options):
+    """What turns tiles into vectors.
+
+    Attributes:
+        encoder: Name of the encoder; `microtome encoders` lists them.
+        weights: Weights file, for encoders that have weights.
+        device: auto, cpu, cuda, cuda:0, mps.
+        precision: fp32, bf16 or fp16; None for what is best on the device.
+        batch_size: Tiles per batch.
+        memory: Budget for decoded tiles in flight, for example 512M or 2G.
+        n_tiles: Draw at most this many tiles of each slide; None for all.
+        seed: Decides drawn tiles, clusters and UMAP.
+        min_coverage: Least share of a slide's tiles that must be readable for its features to stand, 0..1.
+    """
+
+    encoder: str = "texture"
+    weights: Path | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    batch_size: int = Field(default=64, ge=1)
+    memory: str = "512M"
+    n_tiles: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    min_coverage: float = Field(default=0.9, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _memory_is_bytes(self) -> "EncoderOptions":
+        read_bytes(self.memory)
+        return self
+
+    @property
+    def memory_bytes(self) -> int:
+        """The budget in bytes."""
+        return read_bytes(self.memory)
+
+
+class ClusterOptions(Options):
+    """How features are grouped.
+
+    Attributes:
+        n_clusters: Number of k-means clusters; fewer are made where there are too few tiles only if asked for.
+        umap_points: Number of tiles in the UMAP picture; 0 for none.
+    """
+
+    n_clusters: int = Field(default=8, ge=2, le=1024)
+    umap_points: int = Field(default=3000, ge=0)
+
+
+class ReportOptions(Options):
+    """How results are drawn.
+
+    Attributes:
+        thumbnail_px: Longest side of thumbnails, in pixels.
+    """
+
+    thumbnail_px: int = Field(default=1024, ge=64, le=8192)
+
+
+# Pydantic lists the fields of the last base first; help and printed files follow that order.
+
+
+class TissueConfig(ReportOptions, TissueOptions, OutputOptions, SlideOptions):
+    """Settings of `microtome tissue`."""
+
+
+class TileConfig(TileOptions, TissueConfig):
+    """Settings of `microtome tile`."""
+
+
+class ExtractConfig(EncoderOptions, TileConfig):
+    """Settings of `microtome extract`."""
+
+
+class RunConfig(ClusterOptions, ExtractConfig):
+    """Settings of `microtome run`: all stages and the report."""
+
+
+class InspectConfig(RunConfig):
+    """Settings of `microtome inspect`: those of the run that it is to foresee, and two of its own.
+
+    Attributes:
+        measure: Time disk, decoding and the encoder on these slides and predict hours, GB and the bottleneck.
+        csv: Write the table there too.
+    """
+
+    measure: bool = False
+    csv: Path | None = None
+
+
+def resolve(kind: type[OptionsT], *layers: Mapping[str, Any]) -> OptionsT:
+    """Build a configuration from layers of values, a later one winning over an earlier one.
+
+    Args:
+        kind: The verb's class.
+        layers: Values by field name, for example those of a file, then those of the flags.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: If a key is unknown or a value is not allowed; the sentence names it.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    try:
+        return kind(**merged)
+    except ValidationError as error:
+        raise ConfigError(explain(kind, error)) from error
+
+
+def explain(kind: type[Options], error: ValidationError) -> str:
+    """Say in a sentence what pydantic refused, and the nearest name of an unknown setting."""
+    parts = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = get_close_matches(name, kind.model_fields, 1)
+            parts.append(f"There is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        else:
+            reason = problem["msg"].removeprefix("Value error, ")
+            parts.append(f"{name}: {reason}. Got {problem['input']!r}." if name else reason)
+    return " ".join(parts)
+
+
+def read_bytes(text: str) -> int:
+    """Read a size such as ``512M``, ``2G`` or ``1048576`` as bytes.
+
+    Raises:
+        ConfigError: If it is not a positive number with an optional K, M or G.
+
+    Example:
+        >>> read_bytes("512M")
+        536870912
+    """
+    plain = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = _UNITS.get(plain[-1:], 1)
+    number = plain[:-1] if plain[-1:] in _UNITS else plain
+    try:
+        size = int(float(number) * unit)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise ConfigError(f"memory must be a size such as 512M or 2G. Got {text!r}.")
+    return size

@@ -1,0 +1,132 @@
+"""The main job: inspect → tissue → tiles → features → clusters → UMAP → report.
+
+Each stage goes over all slides before the next begins, each output is written whole, and a run on the same folder
+does what is missing. How far a run goes is said by its settings: those of ``tissue``, ``tile``, ``extract`` or ``run``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from microtome.cohort import read_cohort
+from microtome.config import ExtractConfig, RunConfig, SlideOptions, TileConfig, TissueConfig
+from microtome.encoders.base import Encoder
+from microtome.encoders.registry import load_encoder
+from microtome.errors import CohortError
+from microtome.slides.listing import SlideEntry, list_slides
+from microtome.storage import Progress, now_utc, open_progress
+from microtome.tasks import stages
+from microtome.tasks.extraction import extract_slides, save_tile_images
+from microtome.tasks.grouping import group_slides
+from microtome.tasks.output import OutputFolder, RunRecord, SlideRow
+from microtome.tasks.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of a run: the folder, the record of run.json, one row per slide, and the report where one was drawn."""
+
+    folder: OutputFolder
+    record: RunRecord
+    rows: Sequence[SlideRow]
+    report: Path | None
+
+
+def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
+    """Do the stages that the settings cover, on every slide, and say what was done, skipped and failed.
+
+    A bad slide fails alone, with its reason in the result, in slides.csv and in run.json.
+
+    Args:
+        config: Settings of ``microtome tissue``, ``tile``, ``extract`` or ``run``; their class says how far to go.
+        progress: Where progress is shown; by default the terminal, or plain lines in a log.
+
+    Returns:
+        The outcome; ``result.record.failed`` is empty when nothing failed.
+
+    Raises:
+        ConfigError: If a setting cannot be honoured, before any slide is touched.
+        CohortError: If no slide is found, or two have one slide_id.
+        OutputWriteError: If the output folder cannot be written at all.
+        KeyboardInterrupt: After Ctrl-C, once what was under way has ended; the tables are written.
+    """
+    encoder = None
+    if isinstance(config, ExtractConfig):
+        encoder = load_encoder(
+            config.encoder, device=config.device, weights=config.weights, precision=config.precision
+        )
+    method = stages.tissue_method(config)
+    grid = stages.tile_grid(config, encoder.card if encoder else None) if isinstance(config, TileConfig) else None
+    work = start_work(config, encoder, progress or open_progress(quiet=config.quiet))
+    needs_mpp = grid is not None and grid.level is None
+
+    work.each("inspect", partial(stages.inspect_slide, work, needs_mpp=needs_mpp, card=encoder and encoder.card))
+    work.each("tissue", partial(stages.outline_tissue, work, method=method))
+    if grid is not None:
+        work.each("tiles", partial(stages.lay_slide, work, grid=grid))
+    work.each("thumbnails", partial(stages.draw_slide, work, with_tiles=grid is not None))
+    if isinstance(config, TileConfig) and config.save_tiles:
+        work.each("tile images", partial(save_tile_images, work))
+    store = None
+    if isinstance(config, ExtractConfig) and encoder is not None and grid is not None:
+        store = extract_slides(work, config, encoder, grid)
+    report = None
+    if isinstance(config, RunConfig) and store is not None:
+        group_slides(work, config, store)
+        report = draw_report(work)
+    work.save()
+    return RunResult(work.folder, work.record, [work.rows[e.slide_id] for e in work.entries], report)
+
+
+def start_work(config: TissueConfig, encoder: Encoder | None, progress: Progress) -> Work:
+    """List the slides and open the books."""
+    entries, ignored = list_entries(config)
+    record = RunRecord(
+        started=now_utc(),
+        config=config.model_dump(mode="json"),
+        encoder={} if encoder is None else {**asdict(encoder.card), "weights_sha256": encoder.weights_hash},
+        ignored=[(str(path), reason) for path, reason in ignored],
+    )
+    return Work(config, OutputFolder(config.out), entries, progress, record)
+
+
+def list_entries(options: SlideOptions) -> tuple[list[SlideEntry], list[tuple[Path, str]]]:
+    """The slides that the settings name: files, folders, patterns, and a cohort table.
+
+    With a table, its rows are the cohort: rows with a path are taken as they are, the others are found by slide_id
+    among the named slides.
+
+    Raises:
+        CohortError: If there is no slide at all, or a row of the table has no file.
+    """
+    listing = list_slides(options.slides)
+    if options.cohort is None:
+        if not listing.entries:
+            raise CohortError(
+                f"There is no slide in {', '.join(options.slides) or 'an empty list of paths'}. Name slide files, folders "
+                "or patterns, or pass --cohort."
+            )
+        return listing.entries, listing.ignored
+    found = {entry.slide_id: entry.path for entry in listing.entries}
+    entries = []
+    for row in read_cohort(options.cohort).slides:
+        path = row.path or found.get(row.slide_id)
+        if path is None:
+            raise CohortError(
+                f"Cohort table '{options.cohort}' has slide {row.slide_id!r} without a path, and no named slide goes by "
+                "that name. Add a path column, or name the folder that holds it."
+            )
+        entries.append(SlideEntry(row.slide_id, path, row.mpp, row.patient_id))
+    listed = {entry.slide_id for entry in entries}
+    extra = [(e.path, "not in the cohort table") for e in listing.entries if e.slide_id not in listed]
+    return entries, [*listing.ignored, *extra]
+
+
+def draw_report(work: Work) -> Path:
+    """Write report.html from what is in the folder."""
+    from microtome.viz.report import write_report
+
+    with work.stage("report", total=0):
+        work.save()
+    return write_report(work.folder.root)

@@ -1,0 +1,46 @@
+"""Fixtures that every part shares: where the reference data lies, and a rule for its absence."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def shared_folder() -> Path | None:
+    """The reference data's folder: MICROTOME_SHARED, by default ``../shared`` beside the checkout."""
+    folder = Path(os.environ.get("MICROTOME_SHARED") or REPOSITORY.parent / "shared").resolve()
+    return folder if (folder / "data").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of the reference data; skips with a reason where it is absent, fails where it is required."""
+    folder = shared_folder()
+    if folder is None:
+        message = "reference data absent: set MICROTOME_SHARED to its folder"
+        if os.environ.get("MICROTOME_REQUIRE_SHARED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+def golden_cases(prefix: str) -> list[Path]:
+    """Folders of reference outputs whose name starts with ``prefix``; one absent case where there are none.
+
+    Parametrise with it at collection time; a test then calls :func:`require_case` on what it gets.
+    """
+    folder = shared_folder()
+    cases = [] if folder is None else sorted(p for p in (folder / "golden").glob(f"{prefix}*") if p.is_dir())
+    return cases or [Path(f"absent-{prefix}")]
+
+
+def require_case(case: Path) -> Path:
+    """The case's folder, or a skip (a failure where the reference data is required)."""
+    if not case.is_dir():
+        message = f"golden case {case.name!r} is absent: set MICROTOME_SHARED to the reference data"
+        if os.environ.get("MICROTOME_REQUIRE_SHARED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return case
