@@ -19,6 +19,7 @@ says what, where, what was got, and what to do.
     │   │   │   └── LfsPointerError              a Git LFS pointer in place of the file
     │   │   ├── NotASlideError                   an image of another kind (a CT, a segmentation)
     │   │   ├── TruncatedSlideError
+    │   │   ├── CorruptSlideError                the file's own structure makes no sense
     │   │   ├── ZeroSizeError                    no width or no height
     │   │   ├── MissingCompanionError (FileNotFoundError)
     │   │   ├── UnsupportedCompressionError
@@ -40,9 +41,12 @@ says what, where, what was got, and what to do.
     ├── EncoderError
     │   ├── UnknownEncoderError (LookupError)
     │   ├── ModalityError (ValueError)           pixels of a kind that the encoder was not made for
+    │   ├── TileSizeError (ValueError)           tiles of a size that the encoder does not take
     │   └── EncoderOutputError (ValueError)      NaN or a wrong shape came out
+    ├── EvaluationError (ValueError)             labels and results that cannot be compared
     └── OutputError
         ├── RecipeMismatchError                  the file there was made with other settings
+        ├── MissingOutputError (KeyError)        nothing is there under this name
         ├── CorruptOutputError (OSError)         the file there cannot be read
         ├── OutputWriteError (OSError)           no space, read-only, no permission
         └── ClaimedError                         another process is making this file
@@ -103,6 +107,10 @@ class NotASlideError(SlideOpenError):
 
 class TruncatedSlideError(SlideOpenError):
     """The file ends before its own index says that it does."""
+
+
+class CorruptSlideError(SlideOpenError):
+    """The file has the marks of its format, but its own structure makes no sense."""
 
 
 class ZeroSizeError(SlideOpenError):
@@ -189,8 +197,16 @@ class ModalityError(EncoderError, ValueError):
     """The pixels are of a kind that the encoder was not made for."""
 
 
+class TileSizeError(EncoderError, ValueError):
+    """The tiles are of a size that the encoder does not take."""
+
+
 class EncoderOutputError(EncoderError, ValueError):
     """An encoder gave NaN, infinity or a wrong shape."""
+
+
+class EvaluationError(MicrotomeError, ValueError):
+    """Labels and results cannot be compared as they are."""
 
 
 class OutputError(MicrotomeError):
@@ -199,6 +215,13 @@ class OutputError(MicrotomeError):
 
 class RecipeMismatchError(OutputError):
     """The output that is there was made with other settings."""
+
+
+class MissingOutputError(OutputError, KeyError):
+    """No output goes by this name."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would put the sentence in quotes
 
 
 class CorruptOutputError(OutputError, OSError):

@@ -1,7 +1,8 @@
 """Points, sizes and boxes on a slide, and the DeepZoom address of a tile.
 
 The frame is always level-0 pixels, x to the right and y down, origin at the top left of the slide's canvas. A
-length on the glass is in µm and carries the suffix ``_um``; ``_px0`` are level-0 pixels, ``_px`` output pixels.
+length on the glass is in µm and carries the suffix ``_um``; ``_px0`` are level-0 pixels, ``_px`` output
+pixels.
 """
 
 import math
@@ -49,7 +50,8 @@ class Size:
 class Box:
     """A rectangle of whole level-0 pixels: top-left corner, width and height.
 
-    It covers columns ``x .. x + width - 1`` and rows ``y .. y + height - 1`` and may lie outside of the slide.
+    It covers columns ``x .. x + width - 1`` and rows ``y .. y + height - 1`` and may lie outside of the
+    slide.
     """
 
     x: int
@@ -93,7 +95,12 @@ class Box:
 
     def contains(self, other: "Box") -> bool:
         """Whether ``other`` lies wholly inside."""
-        return self.x <= other.x and self.y <= other.y and other.right <= self.right and other.bottom <= self.bottom
+        return (
+            self.x <= other.x
+            and self.y <= other.y
+            and other.right <= self.right
+            and other.bottom <= self.bottom
+        )
 
     def intersection(self, other: "Box") -> "Box | None":
         """The common part, or None where there is none."""
@@ -160,7 +167,8 @@ class DeepZoomAddress(NamedTuple):
 class DeepZoomPyramid:
     """The levels and tiles that DeepZoom (no overlap, whole canvas) makes of an image.
 
-    The highest level is full resolution; each level below has half of it, rounded up, down to 1 × 1 px at level 0.
+    The highest level is full resolution; each level below has half of it, rounded up, down to 1 × 1 px at
+    level 0.
 
     Attributes:
         size: Size of the image, level-0 pixels of the slide.
@@ -195,7 +203,9 @@ class DeepZoomPyramid:
     def scale(self, level: int) -> int:
         """Level-0 pixels of the slide per pixel of a DeepZoom level: a power of two."""
         if not 0 <= level < self.level_count:
-            raise TileError(f"There is no DeepZoom level {level}. The pyramid has levels 0 to {self.level_count - 1}.")
+            raise TileError(
+                f"There is no DeepZoom level {level}. The pyramid has levels 0 to {self.level_count - 1}."
+            )
         return int(2 ** (self.level_count - 1 - level))
 
     def level_size(self, level: int) -> Size:
@@ -222,8 +232,8 @@ class DeepZoomPyramid:
         columns, rows = self.grid(address.level)
         if not (0 <= address.column < columns and 0 <= address.row < rows):
             raise TileError(
-                f"There is no DeepZoom tile at column {address.column}, row {address.row} of level {address.level}. "
-                f"The level has {columns} columns and {rows} rows."
+                f"There is no DeepZoom tile at column {address.column}, row {address.row} of level "
+                f"{address.level}. The level has {columns} columns and {rows} rows."
             )
         size = self.level_size(address.level)
         return Size(
@@ -247,7 +257,8 @@ class DeepZoomPyramid:
 
         Args:
             box: A tile's box, level-0 pixels, clipped to the image as :meth:`box` gives it.
-            level: Its level; needed only where several levels have a tile of this box (the whole image as one tile).
+            level: Its level; needed only where several levels have a tile of this box (the whole image as
+                one tile).
 
         Returns:
             The address; ``box(address(b)) == b``.
@@ -255,11 +266,15 @@ class DeepZoomPyramid:
         Raises:
             TileError: If no tile, or more than one, has this box.
         """
-        found = [a for a in map(self._address_at(box), self._levels(level)) if a is not None and self.box(a) == box]
+        found = [
+            a for a in map(self._address_at(box), self._levels(level)) if a is not None and self.box(a) == box
+        ]
         if len(found) == 1:
             return found[0]
         if not found:
-            raise TileError(f"{box} is no tile of the DeepZoom pyramid of {self.size} with {self.tile_px} px tiles.")
+            raise TileError(
+                f"{box} is no tile of the DeepZoom pyramid of {self.size} with {self.tile_px} px tiles."
+            )
         levels = ", ".join(str(a.level) for a in found)
         raise TileError(f"{box} is one tile on each of the DeepZoom levels {levels}. Pass level=.")
 
@@ -282,7 +297,8 @@ class DeepZoomPyramid:
             slide_mpp: The slide's, µm per level-0 pixel.
 
         Returns:
-            The level; its resolution is ``slide_mpp * scale(level)``, exact only where that is a power of two apart.
+            The level; its resolution is ``slide_mpp * scale(level)``, exact only where that is a power of
+            two apart.
 
         Raises:
             TileError: If the pyramid has no such level (finer than the slide, or below 1 × 1 px).

@@ -1,0 +1,1 @@
+"""A person's polygons: read and written as GeoJSON, turned into masks and made from them."""

@@ -23,7 +23,8 @@ class Card:
         resize: Side to which tiles are resized first; None for none.
         crop: Side of the centre crop; None for none.
         interpolation: Filter of the resize.
-        size_policy: What happens to a tile of another size: ``error``, ``resize`` or ``interpolate`` (positions).
+        size_policy: What happens to a tile of another size: ``error``, ``resize``, ``interpolate`` (positions), or
+            ``any`` where every size is taken as it is.
         modality: Kind of image it takes: ``brightfield``, ``fluorescence``, ``srh``.
         pooling: How tokens or maps become one vector.
         precision: Precision of the reference result.
@@ -75,12 +76,15 @@ class Encoder(ABC):
         device: Where it runs, for example ``"cpu"``.
         precision: Precision it computes in, for example ``"fp32"``.
         weights_hash: SHA-256 of the weights in use; empty where there are none.
+        concurrent: Whether :meth:`encode` may be called from several threads at once and is faster so, as code on
+            the CPU is that runs in one thread and lets go of the interpreter.
     """
 
     card: Card
     device: str
     precision: str
     weights_hash: str = ""
+    concurrent: bool = False
 
     @abstractmethod
     def encode(self, images: Shaped[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n d"]:

@@ -4,8 +4,10 @@
 reader implements "region at a native level" and nothing else.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from microtome.errors import ChannelError, ConfigError
+from microtome.errors import ChannelError, ConfigError, UnreadableRegionError
 from microtome.geometry import Box, Size
 from microtome.slides.resample import Resample, resample_image, shrink_in_bands
 from microtome.slides.resolution import Resolution
@@ -162,9 +164,26 @@ class Slide(ABC):
             return "brightfield"
         if not self.is_rgb:
             return "multichannel"
-        brightest = self.thumbnail(512).max(axis=2)
+        brightest = self._overview().max(axis=2)
         dark, bright = float((brightest < _DARK).mean()), float((brightest > _BRIGHT).mean())
         return "fluorescence" if dark > 0.5 and bright < 0.05 else "brightfield"
+
+    def _overview(self) -> UInt8[np.ndarray, "h w 3"]:
+        """A small picture of the scanned part; of what can be read of it where a region is damaged."""
+        try:
+            return self.thumbnail(512)
+        except UnreadableRegionError as error:
+            first_error = error
+        edges_x = np.linspace(self.bounds.x, self.bounds.right, 9).astype(int)
+        edges_y = np.linspace(self.bounds.y, self.bounds.bottom, 9).astype(int)
+        parts = []
+        for x, y in itertools.product(range(8), range(8)):
+            with suppress(UnreadableRegionError, ConfigError):  # a slide under 8 px has parts of no size
+                box = Box(int(edges_x[x]), int(edges_y[y]), int(edges_x[x + 1] - edges_x[x]), int(edges_y[y + 1] - edges_y[y]))
+                parts.append(self.read(box, size=Size(64, 64)))
+        if not parts:
+            raise first_error
+        return np.concatenate(parts)
 
     def read(
         self, box: Box, *, size: Size | None = None, fill: Fill = "white", resample: Resample = "area"

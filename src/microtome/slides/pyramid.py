@@ -4,6 +4,7 @@ Memory holds one band of level 0 and nothing else; lower levels are spooled to a
 output, because a pyramidal file stores its levels one after the other.
 """
 
+import itertools
 import math
 import os
 import tempfile
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ class Canvas:
 
     def __post_init__(self) -> None:
         steps = self.downsamples
-        rising = all(b > a and b % a == 0 for a, b in zip(steps, steps[1:], strict=False))
+        rising = all(b > a and b % a == 0 for a, b in itertools.pairwise(steps))
         if not steps or steps[0] != 1 or not rising:
             raise ConfigError(
                 f"downsamples must start with 1 and each be a multiple of the one before, as in 1, 4, 16. Got {steps}."
@@ -65,11 +66,7 @@ class Canvas:
             )
         if self.mpp is not None and not (math.isfinite(self.mpp) and self.mpp > 0):
             raise ConfigError(f"mpp must be > 0 µm/px, or None to write none. Got {self.mpp}.")
-        if (
-            self.dtype not in ("uint8", "uint16")
-            or self.shrink not in ("area", "nearest")
-            or not self.channels
-        ):
+        if self.dtype not in ("uint8", "uint16") or self.shrink not in ("area", "nearest") or not self.channels:
             raise ConfigError(
                 "A canvas has at least one channel, dtype uint8 or uint16 and shrink area or nearest. Got "
                 f"{len(self.channels)} channel(s), {self.dtype}, {self.shrink}."
@@ -92,9 +89,7 @@ class Canvas:
 
     def only(self, channel: int) -> "Canvas":
         """The canvas of one of its channels."""
-        return replace(
-            self, read=partial(_read_channel, self.read, channel), channels=(self.channels[channel],)
-        )
+        return replace(self, read=partial(_read_channel, self.read, channel), channels=(self.channels[channel],))
 
 
 def _read_channel(read: Callable[[Box], np.ndarray], channel: int, box: Box) -> np.ndarray:
@@ -120,15 +115,11 @@ class TilePyramid:
         self._levels: dict[int, np.ndarray] = {}
         self._done = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TilePyramid":
         canvas = self._canvas
         self._pool = self._stack.enter_context(ThreadPoolExecutor(self._workers))
         # One level more than is written where only level 0 is: the overview has to come from somewhere.
-        extra = (
-            []
-            if len(canvas.downsamples) > 1
-            else [max(1, -(-max(canvas.size.width, canvas.size.height) // 1024))]
-        )
+        extra = [] if len(canvas.downsamples) > 1 else [max(1, -(-max(canvas.size.width, canvas.size.height) // 1024))]
         self._steps = [*canvas.downsamples, *(d for d in extra if d > 1)]
         for index, step in enumerate(self._steps[1:], start=1):
             shape = (canvas.size.height // step, canvas.size.width // step, len(canvas.channels))
@@ -165,30 +156,26 @@ class TilePyramid:
 
     def _bands(self, level: int) -> Iterator[np.ndarray]:
         """Bands of rows of a level; on the way each is shrunk into the level below."""
-        size = Size(
-            self._canvas.size.width // self._steps[level], self._canvas.size.height // self._steps[level]
-        )
+        size = Size(self._canvas.size.width // self._steps[level], self._canvas.size.height // self._steps[level])
         ratio = self._steps[level + 1] // self._steps[level] if level + 1 in self._levels else 1
         rows = self._band_rows(size, ratio)
         for y in range(0, size.height, rows):
             height = min(rows, size.height - y)
-            band = (
-                self._read(Box(0, y, size.width, height)) if level == 0 else self._spooled(level, y, height)
-            )
+            band = self._read(Box(0, y, size.width, height)) if level == 0 else self._spooled(level, y, height)
             if ratio > 1:
                 self._shrink_into(level + 1, band, y // ratio, ratio)
-            if (
-                y + height == size.height
-            ):  # noted here, since a writer does not ask for more tiles than it needs
+            if y + height == size.height:  # noted here, since a writer does not ask for more tiles than it needs
                 self._done = level
             yield band
 
     def _band_rows(self, size: Size, ratio: int) -> int:
-        """A band's height: whole tiles, whole pixels of the level below, and at most a few tens of MB."""
+        """A band's height: whole tiles and pixels of the level below, doubled while it stays below some tens of MB."""
         unit = math.lcm(self._tile_px, ratio)
         row_bytes = size.width * len(self._canvas.channels) * np.dtype(self._canvas.dtype).itemsize
         most = min(_BAND_BYTES // max(1, row_bytes), _BLOCK_PX)
-        return max(1, most // unit) * unit
+        while 2 * unit <= most:
+            unit *= 2
+        return unit
 
     def _spooled(self, level: int, y: int, height: int) -> np.ndarray:
         return np.asarray(self._levels[level][y : y + height])
@@ -198,14 +185,13 @@ class TilePyramid:
         canvas = self._canvas
         band = np.empty((where.height, where.width, len(canvas.channels)), canvas.dtype)
         boxes = [
-            Box(x, where.y, min(_BLOCK_PX, where.width - x), where.height)
-            for x in range(0, where.width, _BLOCK_PX)
+            Box(x, where.y, min(_BLOCK_PX, where.width - x), where.height) for x in range(0, where.width, _BLOCK_PX)
         ]
         for box, block in zip(boxes, self._pool.map(canvas.read, boxes), strict=True):
             if block.shape != (box.height, box.width, band.shape[2]) or block.dtype != band.dtype:
                 raise ConfigError(
-                    f"The canvas must give {box.height} × {box.width} × {band.shape[2]} pixels of {band.dtype} for {box}. "
-                    f"Got {' × '.join(map(str, block.shape))} of {block.dtype}."
+                    f"The canvas must give {box.height} × {box.width} × {band.shape[2]} pixels of {band.dtype} for "
+                    f"{box}. Got {' × '.join(map(str, block.shape))} of {block.dtype}."
                 )
             band[:, box.x : box.right] = block
         return band
@@ -227,7 +213,5 @@ class TilePyramid:
         for x in range(0, strip.shape[1], side):
             tile = strip[:, x : x + side]
             if tile.shape[:2] != (side, side):
-                tile = np.pad(
-                    tile, ((0, side - tile.shape[0]), (0, side - tile.shape[1]), (0, 0)), mode="edge"
-                )
+                tile = np.pad(tile, ((0, side - tile.shape[0]), (0, side - tile.shape[1]), (0, 0)), mode="edge")
             yield np.ascontiguousarray(tile)

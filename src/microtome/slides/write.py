@@ -111,9 +111,7 @@ def write_svs(
                 _write_image(tiff, extra, description=text, subfiletype=kind)
 
 
-def write_tiff(
-    path: Path, canvas: Canvas, *, coding: TileCoding | None = None, description: str | None = None
-) -> None:
+def write_tiff(path: Path, canvas: Canvas, *, coding: TileCoding | None = None, description: str | None = None) -> None:
     """Write a generic tiled pyramidal TIFF: one page per level, resolution in the resolution tags.
 
     Args:
@@ -142,9 +140,7 @@ def write_tiff(
             _write_level(tiff, pyramid, index, canvas, coding, subfiletype=_REDUCED if index else 0, **text)
 
 
-def write_ome_tiff(
-    path: Path, canvas: Canvas, *, coding: TileCoding | None = None, name: str | None = None
-) -> None:
+def write_ome_tiff(path: Path, canvas: Canvas, *, coding: TileCoding | None = None, name: str | None = None) -> None:
     """Write an OME-TIFF pyramid: lower levels as SubIFDs of level 0, pixel size in the OME-XML.
 
     Colour is one page of interleaved RGB; any other canvas is one page per channel, each with its own SubIFDs.
@@ -264,7 +260,8 @@ def _aperio_fields(canvas: Canvas, properties: Mapping[str, str]) -> str:
     for key, value in fields.items():
         if not f"{key}{value}".isascii() or set("|=\r\n") & set(key) or set("|\r\n") & set(value):
             raise ConfigError(
-                f"A field of an SVS description is one ASCII line without '|' (nor '=' in its key). Got {key!r}: {value!r}."
+                "A field of an SVS description is one ASCII line without '|' (nor '=' in its key). "
+                f"Got {key!r}: {value!r}."
             )
     return "".join(f"|{key} = {value}" for key, value in fields.items())
 
@@ -284,9 +281,7 @@ def _ome_xml(canvas: Canvas, name: str) -> str:
             f'<Channel ID="Channel:0:{i}" Name={quoteattr(c)} SamplesPerPixel="1"><LightPath/></Channel>'
             for i, c in enumerate(canvas.channels)
         )
-        data = "".join(
-            f'<TiffData FirstC="{i}" IFD="{i}" PlaneCount="1"/>' for i in range(len(canvas.channels))
-        )
+        data = "".join(f'<TiffData FirstC="{i}" IFD="{i}" PlaneCount="1"/>' for i in range(len(canvas.channels)))
     pixels = (
         f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{canvas.dtype}" SizeX="{canvas.size.width}" '
         f'SizeY="{canvas.size.height}" SizeC="{len(canvas.channels)}" SizeZ="1" SizeT="1" '

@@ -220,13 +220,3 @@ def import_tissue(slide: Slide, path: Path, *, allow_empty: bool) -> Tissue:
     from microtome.tissue.find import import_outline
 
     return import_outline(slide, path, recipe=imported_recipe(slide, path), allow_empty=allow_empty)
-
-
-def read_laid(work: Work, entry: SlideEntry) -> Tiles:
-    """The tiles that were laid on a slide."""
-    return read_tiles(work.folder.tiles(entry.slide_id))
-
-
-def extraction_settings(config: ExtractConfig) -> dict[str, object]:
-    """The settings of extraction by name, for the store and the log."""
-    return {"n_tiles": config.n_tiles, "seed": config.seed, "min_coverage": config.min_coverage}

@@ -5,7 +5,6 @@ Outlines are the zero crossings of fields that are linear between nodes, so that
 paints from the same fields agree.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -86,16 +85,16 @@ def unit_cells(ix: np.ndarray, iy: np.ndarray, seed: int, salt: int) -> Float32[
 def smooth_noise(shape: tuple[int, int], cell: float, seed: int, salt: int) -> Float32[np.ndarray, "r c"]:
     """Noise of about unit spread whose bumps are ``cell`` nodes wide."""
     cell = max(1.0, cell)
-    ix = np.arange(int(np.ceil(shape[1] / cell)) + 4)
-    iy = np.arange(int(np.ceil(shape[0] / cell)) + 4)
+    turn = np.float32(0.4 + 1.3 * salt)  # a lattice of its own slant for each, so that no slide shows the axes
+    rows, columns = (np.arange(n, dtype=np.float32) / np.float32(cell) for n in shape)
+    u = columns[None, :] * np.cos(turn) + rows[:, None] * np.sin(turn)
+    v = rows[:, None] * np.cos(turn) - columns[None, :] * np.sin(turn)
+    ix = np.arange(int(u.min()) - 3, int(u.max()) + 4)
+    iy = np.arange(int(v.min()) - 3, int(v.max()) + 4)
     values = unit_cells(*np.meshgrid(ix, iy), seed, salt) * 2 - 1
-    rows, columns = (np.arange(n, dtype=np.float32) / np.float32(cell) + 1.5 for n in shape)
-    out = cv2.remap(
-        cv2.resize(values, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC),
-        np.tile(columns * 8, (shape[0], 1)).astype(np.float32),
-        np.tile((rows * 8)[:, None], (1, shape[1])).astype(np.float32),
-        cv2.INTER_LINEAR,
-    )
+    fine = cv2.resize(values, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    u, v = ((a - i[0]) * 8 for a, i in ((u, ix), (v, iy)))
+    out = cv2.remap(fine, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)
     return np.asarray(out * np.float32(1.6), np.float32)
 
 
@@ -133,9 +132,7 @@ def plan_layout(size: Size, mpp: float, seed: int, wishes: Wishes) -> Layout:
     rng = np.random.default_rng([seed, 1])
     tissue = _tissue_field(shape, size, rng, seed)
     tissue_um = _signed_distance(tissue, node_um)
-    tumour_um = (
-        _tumour_field(tissue_um, node_um, rng, seed) if wishes.tumour else np.full(shape, -1e4, np.float32)
-    )
+    tumour_um = _tumour_field(tissue_um, node_um, rng, seed) if wishes.tumour else np.full(shape, -1e4, np.float32)
 
     def wave(length_um: float, salt: int, octaves: int = 3) -> np.ndarray:
         return fractal_noise(shape, length_um / node_um, seed, salt, octaves)
@@ -148,6 +145,7 @@ def plan_layout(size: Size, mpp: float, seed: int, wishes: Wishes) -> Layout:
         "fat": _fat_field(tissue_um, wave(extent_um * 0.2, 12)),
         "lymph": wave(170, 13, 2) - np.float32(0.2),
         "vessel": wave(300, 14, 2),
+        "nest": wave(75, 21, 3),
         "warp_u": wave(900, 15) * np.float32(140) + wave(180, 16, 2) * np.float32(14),
         "warp_v": wave(1100, 17) * np.float32(260) + wave(160, 18, 2) * np.float32(16),
         "stain": 1 + np.float32(0.07) * wave(extent_um * 0.3, 19),
@@ -164,27 +162,21 @@ def plan_layout(size: Size, mpp: float, seed: int, wishes: Wishes) -> Layout:
 
 def outlines(field: np.ndarray, size: Size, *, simplify_px0: float = 2.0) -> shapely.MultiPolygon:
     """Polygons of where a field is positive, holes kept, in level-0 pixels, clipped to the canvas."""
-    rings = []
-    for contour in find_contours(np.pad(field, 1, constant_values=min(-1.0, float(field.min()))), 0.0):
-        if len(contour) >= 4:
-            rings.append(shapely.Polygon((contour[:, ::-1] - 1 - _RIM) * STEP).buffer(0))
+    padded = np.pad(field, 1, constant_values=min(-1.0, float(field.min())))
+    contours = find_contours(padded, 0.0)  # type: ignore[no-untyped-call]  # scikit-image has no types
+    rings = [shapely.Polygon((c[:, ::-1] - 1 - _RIM) * STEP).buffer(0) for c in contours if len(c) >= 4]
     # Rings nest: a ring within an odd number of others is a hole. Symmetric difference says the same.
-    shape: shapely.Geometry = shapely.MultiPolygon()
+    shape: shapely.geometry.base.BaseGeometry = shapely.MultiPolygon()
     for ring in sorted(rings, key=lambda r: -r.area):
         shape = shapely.symmetric_difference(shape, ring)
     canvas = shapely.box(0, 0, size.width, size.height)
-    return _polygons_of(shapely.intersection(shape.simplify(simplify_px0), canvas))
+    return _polygons_of(shapely.intersection(shapely.simplify(shape, simplify_px0), canvas))
 
 
-def _polygons_of(shape: shapely.Geometry) -> shapely.MultiPolygon:
+def _polygons_of(shape: shapely.geometry.base.BaseGeometry) -> shapely.MultiPolygon:
     """The polygons of a geometry, without its points and lines and slivers."""
-    parts = [p for p in shapely.get_parts(shape) if p.geom_type == "Polygon"]
-    parts += list(
-        itertools.chain.from_iterable(
-            shapely.get_parts(p) for p in shapely.get_parts(shape) if p.geom_type == "MultiPolygon"
-        )
-    )
-    return shapely.MultiPolygon([p for p in parts if p.area > STEP**2])
+    flat = shapely.get_parts(shapely.get_parts(shape))  # a collection may hold multi-polygons
+    return shapely.MultiPolygon([p for p in flat if p.geom_type == "Polygon" and p.area > STEP**2])
 
 
 def _signed_distance(inside: np.ndarray, node_um: float) -> np.ndarray:
@@ -196,7 +188,9 @@ def _signed_distance(inside: np.ndarray, node_um: float) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(distance, (0, 0), 1.5) * np.float32(node_um))
 
 
-def _ellipse(shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], angle: float) -> np.ndarray:
+def _ellipse(
+    shape: tuple[int, int], centre: tuple[float, float], axes: tuple[float, float], angle: float
+) -> np.ndarray:
     """1 at the centre, 0 on the ellipse, negative outside; centre and axes in shares of the canvas."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     scale = max(shape)
@@ -211,7 +205,12 @@ def _tissue_field(shape: tuple[int, int], size: Size, rng: np.random.Generator, 
     scale = max(shape)
     aspect = min(size.width, size.height) / max(size.width, size.height)
     angle = rng.uniform(0, np.pi)
-    pieces = [((0.5 + rng.uniform(-0.05, 0.05), 0.5 + rng.uniform(-0.05, 0.05)), (0.42, 0.33 + rng.uniform(0, 0.06)))]
+    pieces = [
+        (
+            (0.5 + rng.uniform(-0.05, 0.05), 0.5 + rng.uniform(-0.05, 0.05)),
+            (0.42, 0.33 + rng.uniform(0, 0.06)),
+        )
+    ]
     if rng.random() < 0.5:
         side = rng.uniform(0, 2 * np.pi)
         pieces[0] = ((0.5 - 0.09 * np.cos(side), 0.5 - 0.09 * np.sin(side)), (0.37, 0.31))
@@ -224,8 +223,10 @@ def _tissue_field(shape: tuple[int, int], size: Size, rng: np.random.Generator, 
     deep = np.clip((soft - 0.15) * 4, 0, 1)
     holes_at = np.quantile(holes[soft > 0.15], 0.03)
     field = np.where((holes < holes_at) & (deep > 0), -0.1, field).astype(np.float32)
-    edge = _RIM + 6
-    field[:edge], field[-edge:], field[:, :edge], field[:, -edge:] = -1, -1, -1, -1
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    margin = (np.minimum(np.minimum(y, shape[0] - 1 - y), np.minimum(x, shape[1] - 1 - x)) - _RIM) / min(shape)
+    ragged = margin + 0.05 * fractal_noise(shape, scale * 0.1, seed, 4, 5) * np.clip(margin / 0.08, 0, 1)
+    field = field - (np.clip(1 - ragged / 0.2, 0, 1) ** 2 * 1.4).astype(np.float32)
     return _without_specks(cv2.GaussianBlur(field, (0, 0), 1.5), least=0.01)
 
 
@@ -270,7 +271,9 @@ def _pen_field(shape: tuple[int, int], tissue_um: np.ndarray, node_um: float, rn
     start = rng.uniform(0, 2 * np.pi)
     angles = np.linspace(start, start + 2.2, 60)
     wobble = 1 + 0.06 * np.sin(3 * angles + rng.uniform(0, 6))
-    points = np.stack([centre[0] + reach * wobble * np.cos(angles), centre[1] + reach * wobble * np.sin(angles)], axis=1)
+    points = np.stack(
+        [centre[0] + reach * wobble * np.cos(angles), centre[1] + reach * wobble * np.sin(angles)], axis=1
+    )
     ink = np.zeros(shape, np.uint8)
     width = max(2, round(0.022 * min(shape)))
     cv2.polylines(ink, [np.round(points * 16).astype(np.int32)], isClosed=False, color=255, thickness=width, shift=4)
@@ -284,4 +287,5 @@ def _blur_field(shape: tuple[int, int], tissue_um: np.ndarray, node_um: float, r
     r, c = candidates[rng.integers(len(candidates))]
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     radius = 0.11 * min(shape)
-    return np.clip((radius - np.hypot(x - c, y - r)) * node_um / 60 + 0.5, 0, 1).astype(np.float32)
+    share = np.clip((radius - np.hypot(x - c, y - r)) * node_um / 60 + 0.5, 0, 1)
+    return np.asarray(share, np.float32)

@@ -1,0 +1,1 @@
+"""Where tiles lie on a slide, and sources that hand out their pixels."""

@@ -1,4 +1,4 @@
-"""Tiles as CLAM lays them: one grid per tissue contour, a test of the contour at each place, holes left out."""
+"""Tiles as CLAM lays them: one grid per tissue contour, a test at each place, holes left out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,10 @@ class Contour:
     outline: Int[np.ndarray, "n 2"]
     holes: tuple[Int[np.ndarray, "_ 2"], ...] = ()
 
+    def __post_init__(self) -> None:
+        if any(len(points) == 0 for points in (self.outline, *self.holes)):
+            raise ConfigError("A contour and each of its holes need at least one point.")
+
 
 @dataclass(frozen=True, slots=True)
 class ClamGrid(Layout):
@@ -32,9 +36,9 @@ class ClamGrid(Layout):
         patch_px: Side of a patch, in pixels of ``level``.
         step_px: Distance from patch to patch, in pixels of ``level``.
         level: Pyramid level that patches are read from.
-        contour_fn: When a place lies in a contour. ``four_pt``: any of four points around the centre (half-way to
-            the corners) does; ``four_pt_hard``: all of them do; ``center``: the centre does; ``basic``: the top-left
-            corner does. A point on the outline lies in it.
+        contour_fn: When a place lies in a contour. ``four_pt``: any of four points around the centre
+            (half-way to the corners) does; ``four_pt_hard``: all of them do; ``center``: the centre does;
+            ``basic``: the top-left corner does. A point on the outline lies in it.
         use_padding: Whether a patch may reach out of the slide.
     """
 
@@ -60,9 +64,9 @@ def lay_clam(slide: Slide, contours: Sequence[Contour], grid: ClamGrid) -> Tiles
         grid: How to lay.
 
     Returns:
-        Tiles in CLAM's own order: contour by contour, in each by x, then y. Where contours' bounding boxes overlap,
-        so may their tiles. Coverage is the share of the patch inside of its contour and outside of its holes,
-        measured on a raster of about 64 × 64 points per patch.
+        Tiles in CLAM's own order: contour by contour, in each by x, then y. Where contours' bounding boxes
+        overlap, so may their tiles. Coverage is the share of the patch inside of its contour and outside of
+        its holes, measured on a raster of about 64 × 64 points per patch.
 
     Raises:
         NoTilesError: If no tile remains.
@@ -79,8 +83,8 @@ def lay_clam(slide: Slide, contours: Sequence[Contour], grid: ClamGrid) -> Tiles
     boxes = np.concatenate([boxes for boxes, _ in laid]) if laid else np.zeros((0, 4), np.int64)
     if len(boxes) == 0:
         raise NoTilesError(
-            f"Slide '{slide.name}': no patch of {width} × {height} px lies in any of {len(contours)} contours by "
-            f"{grid.contour_fn}. Pass a smaller patch_px, or other segmentation parameters."
+            f"Slide '{slide.name}': no patch of {width} × {height} px lies in any of {len(contours)} "
+            f"contours by {grid.contour_fn}. Pass a smaller patch_px, or other segmentation parameters."
         )
     mpp0 = slide.resolution.mpp
     return Tiles(
@@ -122,7 +126,7 @@ def _points(points: Int[np.ndarray, "n 2"]) -> np.ndarray:
 
 
 def _holds(outline: np.ndarray, x: float, y: float) -> bool:
-    return bool(cv2.pointPolygonTest(outline, (float(x), float(y)), False) >= 0)
+    return bool(cv2.pointPolygonTest(outline, (float(x), float(y)), measureDist=False) >= 0)
 
 
 def _four(outline: np.ndarray, left: int, top: int, side: int) -> list[bool]:
@@ -141,7 +145,7 @@ _TESTS: dict[str, Callable[[np.ndarray, int, int, int], bool]] = {
 
 def _centre_in_hole(holes: Sequence[np.ndarray], left: int, top: int, side: int) -> bool:
     centre = (left + side / 2, top + side / 2)
-    return any(cv2.pointPolygonTest(hole, centre, False) > 0 for hole in holes)
+    return any(cv2.pointPolygonTest(hole, centre, measureDist=False) > 0 for hole in holes)
 
 
 def _shares(
@@ -162,7 +166,9 @@ def _shares(
             cv2.fillPoly(strip, [np.rint((polygon - corner) * scale).astype(np.int32)], value)
         sums = np.concatenate([[0], np.cumsum(strip.sum(axis=0, dtype=np.int64))])
         starts = np.rint((boxes[chosen, 0] - left) * scale).astype(np.int64)
-        ends = np.minimum(len(sums) - 1, np.rint((boxes[chosen, 0] + boxes[chosen, 2] - left) * scale).astype(np.int64))
+        ends = np.minimum(
+            len(sums) - 1, np.rint((boxes[chosen, 0] + boxes[chosen, 2] - left) * scale).astype(np.int64)
+        )
         area = np.maximum(1, (ends - starts) * strip.shape[0])
         shares[chosen] = np.minimum(1, (sums[ends] - sums[starts]) / area)
     return shares

@@ -49,21 +49,22 @@ class Layout:
 class Grid(Layout):
     """A regular grid of square tiles at an exact resolution, or in the pixels of one pyramid level.
 
-    Tile (column i, row j), i and j from 0, has its corner at ``origin + round(i · stride)``, ``origin + round(j ·
-    stride)`` level-0 pixels and a side of ``round(tile_px · mpp / slide mpp)``; nothing accumulates from tile to tile.
+    Tile (column i, row j), i and j from 0, has its corner at ``origin + round(i · stride)``, ``origin +
+    round(j · stride)`` level-0 pixels and a side of ``round(tile_px · mpp / slide mpp)``; nothing
+    accumulates from tile to tile.
 
     Attributes:
         tile_px: Side of a tile, in output pixels.
-        mpp: Resolution of a tile, µm/px; None where ``level`` is given. Finer than the slide's own is allowed and
-            enlarges pixels.
-        stride_px: Distance from tile to tile, in output pixels; None for ``tile_px``. Less makes them overlap, more
-            leaves gaps.
+        mpp: Resolution of a tile, µm/px; None where ``level`` is given. Finer than the slide's own is
+            allowed and enlarges pixels.
+        stride_px: Distance from tile to tile, in output pixels; None for ``tile_px``. Less makes them
+            overlap, more leaves gaps.
         min_tissue: Least share of a tile that must be tissue, 0..1; 0 keeps every tile of the grid.
         level: Lay tiles in this pyramid level's own pixels; needs no mpp.
         anchor: Origin of the grid. ``slide``: the canvas corner (0, 0), the same grid whatever the tissue.
             ``tissue``: the corner of the tissue's bounding box; the grid then covers that bounding box only.
-        bounds: ``in`` keeps tiles that lie wholly inside of the slide's scanned part; ``pad`` also those that reach
-            out of it on any side.
+        bounds: ``in`` keeps tiles that lie wholly inside of the slide's scanned part; ``pad`` also those
+            that reach out of it on any side.
     """
 
     tile_px: int = 224
@@ -77,8 +78,8 @@ class Grid(Layout):
     def __post_init__(self) -> None:
         if (self.mpp is None) == (self.level is None):
             raise ConfigError(
-                f"A grid needs exactly one of mpp and level. Got mpp={self.mpp} and level={self.level}; pass mpp=None "
-                "to lay tiles by level."
+                f"A grid needs exactly one of mpp and level. Got mpp={self.mpp} and level={self.level}; pass "
+                "mpp=None to lay tiles by level."
             )
         _at_least("tile_px", self.tile_px, 1)
         _at_least("stride_px", self.stride_px, 1)
@@ -114,7 +115,8 @@ class Tiles:
         boxes: x y w h of each tile, level-0 pixels; in the order of the layout (row-major for :class:`Grid`).
         coverage: Share of each tile that is tissue, 0..1.
         tile_px: Width of a tile in output pixels (and height, unless ``tile_height_px`` says otherwise).
-        mpp: Achieved resolution, µm per output pixel: the box is whole pixels. None where the slide's is unknown.
+        mpp: Achieved resolution, µm per output pixel: the box is whole pixels. None where the slide's is
+            unknown.
         level: Pyramid level in whose pixels they were laid; None where they were laid at a resolution.
         grid: The rule they were laid by.
         slide_size: Size of the slide's level 0.
@@ -136,9 +138,13 @@ class Tiles:
 
     def __post_init__(self) -> None:
         if (self.level is None) != (self.level_size is None):
-            raise ConfigError(f"Tiles of a level need its size, others none. Got {self.level} and {self.level_size}.")
+            raise ConfigError(
+                f"Tiles of a level need its size, others none. Got {self.level} and {self.level_size}."
+            )
         if len(self.boxes) != len(self.coverage):
-            raise ConfigError(f"Each box needs a coverage. Got {len(self.boxes)} boxes, {len(self.coverage)} coverages.")
+            raise ConfigError(
+                f"Each box needs a coverage. Got {len(self.boxes)} boxes, {len(self.coverage)} coverages."
+            )
         for name in ("boxes", "coverage"):
             frozen = np.array(getattr(self, name))  # a copy: nobody else may write to it
             frozen.flags.writeable = False
@@ -186,8 +192,8 @@ def lay_tiles(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Tiles:
     """
     if tissue is not None and tissue.size != slide.size:
         raise TileError(
-            f"The tissue is of a slide of {tissue.size.width} × {tissue.size.height} px, but '{slide.name}' has "
-            f"{slide.size.width} × {slide.size.height} px. Pass the tissue found on this slide."
+            f"The tissue is of a slide of {tissue.size.width} × {tissue.size.height} px, but '{slide.name}' "
+            f"has {slide.size.width} × {slide.size.height} px. Pass the tissue found on this slide."
         )
     if tissue is not None and tissue.is_empty and grid.min_tissue > 0:
         raise NoTilesError(f"Slide '{slide.name}': no tile can be laid because there is no tissue.")
@@ -259,8 +265,8 @@ def _scales(slide: Slide, grid: Grid) -> tuple[float, float]:
     scale = grid.mpp / slide.mpp
     if grid.stride * scale < 1:
         raise TileError(
-            f"A stride of {grid.stride} px at {grid.mpp:g} µm/px is less than one pixel of slide '{slide.name}' "
-            f"({slide.mpp:g} µm/px). Pass a larger stride_px."
+            f"A stride of {grid.stride} px at {grid.mpp:g} µm/px is less than one pixel of slide "
+            f"'{slide.name}' ({slide.mpp:g} µm/px). Pass a larger stride_px."
         )
     return scale, scale
 
@@ -268,7 +274,9 @@ def _scales(slide: Slide, grid: Grid) -> tuple[float, float]:
 def _side(slide: Slide, tile_px: int, scale: float) -> int:
     side = round(tile_px * scale)
     if side < 1:
-        raise TileError(f"A tile of {tile_px} px is less than one pixel of slide '{slide.name}'. Pass a larger tile_px.")
+        raise TileError(
+            f"A tile of {tile_px} px is less than one pixel of slide '{slide.name}'. Pass a larger tile_px."
+        )
     return side
 
 
@@ -277,13 +285,17 @@ def _frame(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Box:
     if grid.anchor == "slide":
         return Box(0, 0, max(1, slide.bounds.right), max(1, slide.bounds.bottom))
     if tissue is None or tissue.is_empty:
-        raise TileError(f"Slide '{slide.name}': a grid anchored at tissue needs tissue. Pass it, or anchor='slide'.")
+        raise TileError(
+            f"Slide '{slide.name}': a grid anchored at tissue needs tissue. Pass it, or anchor='slide'."
+        )
     left, top, right, bottom = tissue.polygons.bounds
     x, y = math.floor(left), math.floor(top)
     around = Box(x, y, max(1, math.ceil(right) - x), max(1, math.ceil(bottom) - y))
     frame = around.intersection(slide.bounds)
     if frame is None:
-        raise NoTilesError(f"Slide '{slide.name}': all tissue lies outside of the scanned part ({slide.bounds}).")
+        raise NoTilesError(
+            f"Slide '{slide.name}': all tissue lies outside of the scanned part ({slide.bounds})."
+        )
     return frame
 
 
@@ -296,9 +308,11 @@ def _span(bounds: Box, axis: Literal["x", "y"], grid: Grid) -> tuple[int, int, b
 def _starts(
     origin: int, end: int, side: int, stride: float, *, span: tuple[int, int, bool]
 ) -> Int64[np.ndarray, " n"]:
-    """Coordinates ``origin + round(i · stride)``, i ≥ 0, below ``end``, of tiles that meet (or lie in) the span."""
+    """Coordinates ``origin + round(i · stride)`` below ``end``, of tiles that meet (or lie in) the span."""
     low, high, inside = span
-    first = max(0, math.floor((low - side - origin) / stride) - 1)  # a slide's scanned part may begin far from (0, 0)
+    first = max(
+        0, math.floor((low - side - origin) / stride) - 1
+    )  # a slide's scanned part may begin far from (0, 0)
     last = max(first, math.ceil((end - origin) / stride) + 1)
     starts = origin + np.rint(np.arange(first, last + 1, dtype=np.float64) * stride).astype(np.int64)
     kept = starts < end
@@ -312,8 +326,8 @@ def _cross(
 ) -> Int64[np.ndarray, "n 4"]:
     if len(xs) * len(ys) > MAX_CANDIDATES:
         raise TileError(
-            f"The grid has {len(xs)} × {len(ys)} places on slide '{slide.name}', more than {MAX_CANDIDATES}. Pass a "
-            "larger stride_px or mpp."
+            f"The grid has {len(xs)} × {len(ys)} places on slide '{slide.name}', more than {MAX_CANDIDATES}. "
+            "Pass a larger stride_px or mpp."
         )
     return boxes_at(xs, ys, side_x, side_y)
 
@@ -344,10 +358,11 @@ def _why_none(
 ) -> str:
     if len(boxes) == 0:
         return (
-            f"Slide '{slide.name}': a tile of {sides[0]} × {sides[1]} px does not fit into the scanned part of "
-            f"{slide.bounds.width} × {slide.bounds.height} px. Pass a smaller tile_px or mpp, or bounds='pad'."
+            f"Slide '{slide.name}': a tile of {sides[0]} × {sides[1]} px does not fit into the scanned part "
+            f"of {slide.bounds.width} × {slide.bounds.height} px. Pass a smaller tile_px or mpp, or "
+            "bounds='pad'."
         )
     return (
-        f"Slide '{slide.name}': none of {len(boxes)} tiles is at least {grid.min_tissue:g} tissue; the best is "
-        f"{float(coverage.max()):.3g}. Pass a smaller min_tissue or tile_px."
+        f"Slide '{slide.name}': none of {len(boxes)} tiles is at least {grid.min_tissue:g} tissue; the best "
+        f"is {float(coverage.max()):.3g}. Pass a smaller min_tissue or tile_px."
     )

@@ -1,4 +1,4 @@
-"""Tiles as HistoPrep lays them: on level 0, from the slide's corner, by the share of background in a tissue mask."""
+"""Tiles as HistoPrep lays them: on level 0, from the slide's corner, by the background in a mask."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class HistoPrepGrid(Layout):
         height: Height of a tile, level-0 pixels; None for ``width``.
         overlap: Share of a tile that overlaps its neighbour, 0 up to but not including 1.
         max_background: Largest share of a tile that may be background, 0..1.
-        in_bounds: Drop the last column and row where they reach out of the slide. As in HistoPrep only the last one
-            is dropped, so that with overlap others may still reach out.
+        in_bounds: Drop the last column and row where they reach out of the slide. As in HistoPrep only the
+            last one is dropped, so that with overlap others may still reach out.
         level: Pyramid level that tiles are read from.
     """
 
@@ -65,8 +65,8 @@ def lay_histoprep(slide: Slide, mask: Shaped[np.ndarray, "h w"], grid: HistoPrep
         TileError: If the tile is larger than the slide, or the slide has no such level.
 
     References:
-        HistoPrep 2.0.5, ``get_tile_coordinates``. Deviation: a mask whose scale differs between the axes is used
-        with each axis' own scale.
+        HistoPrep 2.0.5, ``get_tile_coordinates``. Deviation: a mask whose scale differs between the axes is
+        used with each axis' own scale.
     """
     level = slide.levels[level_of(slide, grid.level)]
     boxes = _candidates(slide.size, grid)
@@ -74,8 +74,9 @@ def lay_histoprep(slide: Slide, mask: Shaped[np.ndarray, "h w"], grid: HistoPrep
     keep = background <= grid.max_background + _ROUNDING
     if not keep.any():
         raise NoTilesError(
-            f"Slide '{slide.name}': all of {len(boxes)} tiles are more than {grid.max_background:g} background; the "
-            f"best is {float(background.min()):.3g}. Pass a larger max_background or a smaller width."
+            f"Slide '{slide.name}': all of {len(boxes)} tiles are more than {grid.max_background:g} "
+            f"background; the best is {float(background.min()):.3g}. Pass a larger max_background or a "
+            "smaller width."
         )
     tile = Size(round(grid.size.width / level.downsample_x), round(grid.size.height / level.downsample_y))
     mpp0 = slide.resolution.mpp
@@ -97,8 +98,8 @@ def _candidates(slide: Size, grid: HistoPrepGrid) -> Int64[np.ndarray, "n 4"]:
     tile = grid.size
     if tile.width > slide.width or tile.height > slide.height:
         raise TileError(
-            f"A tile of {tile.width} × {tile.height} px is larger than the slide ({slide.width} × {slide.height} px). "
-            "Pass a smaller width."
+            f"A tile of {tile.width} × {tile.height} px is larger than the slide ({slide.width} × "
+            f"{slide.height} px). Pass a smaller width."
         )
     xs = _starts(slide.width, tile.width, grid)
     ys = _starts(slide.height, tile.height, grid)

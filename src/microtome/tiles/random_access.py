@@ -1,16 +1,18 @@
-"""What all tile sources share: checking rows, making room for the batch, and marking what cannot be decoded."""
+"""What all tile sources share: checking rows, making the batch, marking what cannot be decoded."""
 
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int, Int64, Shaped
 
 from microtome.errors import TileError
 from microtome.tiles.source import TileBatch
+
+_S = TypeVar("_S", bound="RandomAccessTiles")
 
 
 class RandomAccessTiles(ABC):
@@ -50,7 +52,8 @@ class RandomAccessTiles(ABC):
         """
 
     def read(self, rows: Int[np.ndarray, " n"]) -> TileBatch:
-        """Read the tiles of these rows, in any order, repeated or not. A tile that cannot be decoded is marked.
+        """Read the tiles of these rows, in any order, repeated or not. A tile that cannot be decoded is
+        marked.
 
         Args:
             rows: Indices, 0 to ``len(self) - 1``.
@@ -66,7 +69,8 @@ class RandomAccessTiles(ABC):
         outside = np.flatnonzero((rows < 0) | (rows >= len(self)))
         if len(outside):
             raise TileError(
-                f"The tiles of '{self.slide_id}' have rows 0 to {len(self) - 1}. Got row {int(rows[outside[0]])}."
+                f"The tiles of '{self.slide_id}' have rows 0 to {len(self) - 1}. Got row "
+                f"{int(rows[outside[0]])}."
             )
         images = np.zeros((len(rows), *self.tile_shape), self.dtype)
         errors = dict(self._read_into(images, [operator.index(row) for row in rows]))
@@ -80,7 +84,7 @@ class RandomAccessTiles(ABC):
         """Let go of files; reading afterwards raises."""
         self._closed = True
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _S) -> _S:
         return self
 
     def __exit__(
@@ -89,7 +93,9 @@ class RandomAccessTiles(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} '{self.slide_id}' {len(self)} tiles of {self.tile_shape} {self.dtype}>"
+        return (
+            f"<{type(self).__name__} '{self.slide_id}' {len(self)} tiles of {self.tile_shape} {self.dtype}>"
+        )
 
 
 def frozen_boxes(boxes: Int[np.ndarray, "n 4"]) -> Int64[np.ndarray, "n 4"]:

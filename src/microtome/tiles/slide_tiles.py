@@ -62,7 +62,12 @@ class SlideTiles(RandomAccessTiles):
     @property
     def recipe(self) -> Mapping[str, object]:
         """Slide, tiles, fill and resampling."""
-        return {**self.slide.recipe, **self.tiles.recipe, "tile_fill": self.fill, "tile_resample": self.resample}
+        return {
+            **self.slide.recipe,
+            **self.tiles.recipe,
+            "tile_fill": self.fill,
+            "tile_resample": self.resample,
+        }
 
     def close(self) -> None:
         """Close the slide; reading afterwards raises."""
@@ -74,7 +79,8 @@ class SlideTiles(RandomAccessTiles):
         return {rows[position]: reason for position, reason in errors.items()}
 
     def _read_boxes(self, boxes: Sequence[Box], images: Shaped[np.ndarray, "n h w c"]) -> Mapping[int, str]:
-        """Read these boxes into ``images``, in order; the place for reading blocks of neighbouring tiles at once.
+        """Read these boxes into ``images``, in order; the place for reading blocks of neighbouring tiles at
+        once.
 
         Returns:
             Position in ``boxes`` → why it could not be decoded.
@@ -101,8 +107,8 @@ def _check_same_slide(slide: Slide, tiles: Tiles) -> None:
         return
     if laid is None or now is None or abs(laid / now - 1) > _SAME_MPP:
         raise TileError(
-            f"The tiles were laid on slide '{slide.name}' at {_shown(laid)}, but it is open at {_shown(now)}. Open it "
-            "with the same mpp, or lay tiles again."
+            f"The tiles were laid on slide '{slide.name}' at {_shown(laid)}, but it is open at "
+            f"{_shown(now)}. Open it with the same mpp, or lay tiles again."
         )
 
 

@@ -13,8 +13,8 @@ class TileBatch:
     """Some tiles of a source.
 
     Attributes:
-        images: Pixels, the source's own dtype and channels. Where ``readable`` is False they are zeros that mean
-            nothing and must not be used.
+        images: Pixels, the source's own dtype and channels. Where ``readable`` is False they are zeros that
+            mean nothing and must not be used.
         rows: Which rows of the source these are, in the order asked for.
         readable: Whether each tile could be decoded.
         errors: Row → why it could not.
@@ -52,7 +52,7 @@ class TileSource(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """dtype of the pixels."""
+        """NumPy dtype of the pixels."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class TileSource(Protocol):
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """What decides the pixels and their order, flat, for a digest (boxes, slide fingerprint, reader, ...)."""
+        """What decides the pixels and their order, flat, for a digest (boxes, fingerprint, reader, ...)."""
         ...
 
     def __len__(self) -> int:

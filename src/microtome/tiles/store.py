@@ -1,10 +1,11 @@
 """Tile coordinates on disk: HDF5 that readers of CLAM's and Trident's coordinate files take as it is.
 
-``coords`` (N, 2) holds level-0 top-left corners. Its attributes say how to read a tile: ``patch_size`` pixels at
-``patch_level``. Tiles laid in a level's own pixels are written so. Tiles laid at a resolution are written as level-0
-squares (``patch_level`` 0, ``patch_size`` their side on level 0), so that a reader that knows nothing of resolutions
-reads the right region. ``patch_size_level0`` is the side on level 0 in both cases. Beside it stand ``boxes`` (N, 4),
-``coverage`` (N,), ``quality/<name>`` (N,), and as attributes of the file all that is needed to restore the tiles.
+``coords`` (N, 2) holds level-0 top-left corners. Its attributes say how to read a tile: ``patch_size``
+pixels at ``patch_level``. Tiles laid in a level's own pixels are written so. Tiles laid at a resolution are
+written as level-0 squares (``patch_level`` 0, ``patch_size`` their side on level 0), so that a reader that
+knows nothing of resolutions reads the right region. ``patch_size_level0`` is the side on level 0 in both
+cases. Beside it stand ``boxes`` (N, 4), ``coverage`` (N,), ``quality/<name>`` (N,), and as attributes of the
+file all that is needed to restore the tiles.
 """
 
 import json
@@ -55,8 +56,8 @@ def write_tiles(
     """
     if tiles.tile_size.width != tiles.tile_size.height:
         raise ConfigError(
-            f"Tiles of {tiles.tile_size.width} × {tiles.tile_size.height} px cannot be written to '{path.name}': the "
-            "format knows squares only. Lay square tiles, or save tile images."
+            f"Tiles of {tiles.tile_size.width} × {tiles.tile_size.height} px cannot be written to "
+            f"'{path.name}': the format knows squares only. Lay square tiles, or save tile images."
         )
     for name, values in (quality or {}).items():
         if len(values) != len(tiles):

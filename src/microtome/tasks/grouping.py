@@ -1,0 +1,64 @@
+"""Clusters of all slides' tiles, the UMAP picture, and montages of typical tiles: what the report shows of features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from microtome.config import RunConfig
+from microtome.errors import CorruptOutputError, MicrotomeError
+from microtome.features.store import FeatureStore
+from microtome.storage import recipe_text
+from microtome.tasks.cluster import CENTROIDS_FILE, Clusters, assign_clusters, cluster_features, cluster_recipe, load_clusters
+from microtome.tasks.cluster_tables import TypicalTile, typical_tiles
+from microtome.tasks.extraction import open_source
+from microtome.tasks.umap import MIN_POINTS, UMAP_FILE, read_umap_recipe, umap_features, umap_recipe, write_umap
+from microtome.tasks.work import Work
+
+TILES_PER_MONTAGE = 12
+
+
+def group_slides(work: Work, config: RunConfig, store: FeatureStore) -> None:
+    """Cluster the tiles of all slides still in the job, and draw what the report needs.
+
+    A cohort with fewer tiles than clusters gets a note in the record and no clusters: that is not a slide's fault.
+    """
+    slide_ids = [e.slide_id for e in work.alive if e.slide_id in store and len(store[e.slide_id]) > 0]
+    n_tiles = sum(len(store[slide_id]) for slide_id in slide_ids)
+    if n_tiles < config.n_clusters:
+        work.record.notes.append(
+            f"No clusters: {n_tiles} tile(s) on {len(slide_ids)} slide(s), fewer than the {config.n_clusters} clusters asked "
+            "for. Pass a smaller --n-clusters, or add slides."
+        )
+        return
+    with work.stage("clusters", len(slide_ids)):
+        clusters = find_clusters(work.folder.clusters / CENTROIDS_FILE, config, store, slide_ids)
+        assign_clusters(store, clusters, work.folder.clusters, slide_ids=slide_ids)
+        work.progress.advance(n_slides=len(slide_ids))
+    with work.stage("montages", len(clusters)):
+        draw_montages(work, slide_ids)
+    if config.umap_points >= MIN_POINTS and n_tiles >= MIN_POINTS:
+        with work.stage("umap", 0):
+            lay_out(work.folder.clusters / UMAP_FILE, config, store, clusters, slide_ids)
+
+
+def find_clusters(path: Path, config: RunConfig, store: FeatureStore, slide_ids: Sequence[str]) -> Clusters:
+    """The clusters at ``path`` if they were made from these features and settings, else new ones."""
+    wanted = cluster_recipe(store, n_clusters=config.n_clusters, seed=config.seed, slide_ids=slide_ids)
+    if path.exists():
+        try:
+            there = load_clusters(path)
+        except CorruptOutputError:
+            there = None  # made anew below
+        if there is not None and there.recipe_text == recipe_text(wanted):
+            return there
+    return cluster_features(store, n_clusters=config.n_clusters, seed=config.seed, slide_ids=slide_ids)
+
+
+def lay_out(path: Path, config: RunConfig, store: FeatureStore, clusters: Clusters, slide_ids: Sequence[str]) -> None:
+    """Write the UMAP table, unless the one there is of the same features, clusters and settings."""
+    wanted = umap_recipe(store, clusters, n_points=config.umap_points, seed=config.seed, slide_ids=slide_ids)
+    if read_umap_recipe(path) == recipe_text(wanted):
+        return
+    points = umap_features(store, clusters, n_points=config.umap_points, seed=config.seed, slide_ids=slide_ids)
+    write_umap(path, points)
