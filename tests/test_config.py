@@ -65,7 +65,9 @@ def test_the_settings_of_a_run_can_be_inspected():
     assert set(RunConfig.model_fields) <= set(InspectConfig.model_fields)
 
 
-@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2K", 2048), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("2gb", 2 << 30)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("2K", 2048), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("2gb", 2 << 30)]
+)
 def test_sizes(text, size):
     assert read_bytes(text) == size
 
@@ -75,4 +77,6 @@ def test_every_setting_is_documented():
         own = getattr(kind, "__annotations__", {}) if kind.__module__ == "microtome.config" else {}
         for name in own:
             if not name.startswith("_") and name != "model_config":
-                assert f"        {name}: " in (kind.__doc__ or ""), f"{kind.__name__}.{name} has no line in its docstring"
+                assert f"        {name}: " in (kind.__doc__ or ""), (
+                    f"{kind.__name__}.{name} has no line in its docstring"
+                )

@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "timm", "umap", "sklearn", "pandas", "cv2", "matplotlib", "openslide", "tifffile", "h5py", "scipy", "numba"}
+HEAVY = {
+    "torch",
+    "timm",
+    "umap",
+    "sklearn",
+    "pandas",
+    "cv2",
+    "matplotlib",
+    "openslide",
+    "tifffile",
+    "h5py",
+    "scipy",
+    "numba",
+}
 
 
 def modules_after(code: str) -> set[str]:
@@ -23,7 +36,9 @@ def test_help_brings_nothing_heavy():
     assert not modules_after(code) & HEAVY
 
 
-@pytest.mark.parametrize("part", ["slides.open", "tissue.find", "tiles.grid", "features.store", "viz.report", "evaluation.clusters"])
+@pytest.mark.parametrize(
+    "part", ["slides.open", "tissue.find", "tiles.grid", "features.store", "viz.report", "evaluation.clusters"]
+)
 def test_reading_laying_out_judging_and_drawing_need_no_torch(part):
     assert not modules_after(f"import microtome.{part}") & {"torch", "timm", "umap"}
 

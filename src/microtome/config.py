@@ -84,7 +84,9 @@ class SlideOptions(Options):
     @model_validator(mode="after")
     def _mpp_to_override(self) -> "SlideOptions":
         if self.override_mpp and self.mpp is None and self.cohort is None:
-            raise ConfigError("override_mpp needs an mpp to win with. Pass mpp (--mpp) or a cohort table with an mpp column.")
+            raise ConfigError(
+                "override_mpp needs an mpp to win with. Pass mpp (--mpp) or a cohort table with an mpp column."
+            )
         return self
 
 
@@ -135,7 +137,8 @@ class TileOptions(Options):
         save_tiles: Write tile images too, in HistoPrep's layout.
         tile_format: Format of tile images.
         tile_quality: JPEG quality of tile images, 1..100.
-        quality_flags: Measure blur, pen, black and white shares of each tile and write them beside the tiles.
+        quality_flags: Measure blur, pen, black and white shares of each tile and keep them with the tiles. Extraction
+            measures what it reads; `microtome tile` must read every tile for it, so there it is off by default.
     """
 
     tile_px: int | None = Field(default=None, ge=8, le=16384)
@@ -148,7 +151,7 @@ class TileOptions(Options):
     save_tiles: bool = False
     tile_format: Literal["jpeg", "png"] = "jpeg"
     tile_quality: int = Field(default=80, ge=1, le=100)
-    quality_flags: bool = True
+    quality_flags: bool = False
 
     @model_validator(mode="after")
     def _one_scale(self) -> "TileOptions":
@@ -227,7 +230,13 @@ class TileConfig(TileOptions, TissueConfig):
 
 
 class ExtractConfig(EncoderOptions, TileConfig):
-    """Settings of `microtome extract`."""
+    """Settings of `microtome extract`.
+
+    Attributes:
+        quality_flags: Measure blur, pen, black and white shares of each tile and keep them with the tiles.
+    """
+
+    quality_flags: bool = True
 
 
 class RunConfig(ClusterOptions, ExtractConfig):

@@ -17,7 +17,8 @@ HE_VECTORS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
 
 
 def _unit_rows(vectors: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "k 3"]:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 HE_MATRIX: Float[np.ndarray, "2 3"] = _unit_rows(np.array(HE_VECTORS))
@@ -46,7 +47,8 @@ def optical_density(
         >>> print(optical_density(np.array([255, 94, 0], dtype=np.uint8)).round(3))
         [0.    0.998 5.541]
     """
-    return od_table(background)[image]
+    density: np.ndarray = od_table(background)[image]
+    return density
 
 
 def od_table(background: float = BACKGROUND) -> Float32[np.ndarray, "256"]:
@@ -77,9 +79,7 @@ def unmixing_matrix(stains: Float[np.ndarray, "k 3"] = HE_MATRIX) -> Float[np.nd
     stains = np.asarray(stains, dtype=np.float64)
     if stains.shape[0] not in (2, 3) or not np.isfinite(stains).all():
         raise ConfigError(f"stains must be two or three finite absorption vectors. Got shape {stains.shape}.")
-    if np.linalg.matrix_rank(_unit_rows(stains) if stains.any(axis=1).all() else stains, tol=1e-6) < len(
-        stains
-    ):
+    if np.linalg.matrix_rank(_unit_rows(stains) if stains.any(axis=1).all() else stains, tol=1e-6) < len(stains):
         raise ConfigError("stains must be linearly independent to be told apart. Give vectors that differ.")
     if len(stains) == 2:
         across = np.cross(stains[0], stains[1])

@@ -11,7 +11,9 @@ def run_cli(capsys, *arguments):
 
 
 def test_printed_settings_can_be_passed_back(capsys, tmp_path):
-    code, first, _ = run_cli(capsys, "run", "a.svs", "--n-clusters", "4", "--tissue-parameters.sigma", "2", "--print-config")
+    code, first, _ = run_cli(
+        capsys, "run", "a.svs", "--n-clusters", "4", "--tissue-parameters.sigma", "2", "--print-config"
+    )
     assert code == 0
     file = tmp_path / "run.yaml"
     file.write_text(first)

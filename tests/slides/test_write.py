@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -23,23 +24,28 @@ def picture(size: Size = SIZE, channels: int = 3) -> np.ndarray:
     """Smooth colours, so that JPEG is close."""
     rng = np.random.default_rng(3)
     small = rng.integers(0, 256, (12, 16, channels), dtype=np.uint8)
-    return cv2.resize(small, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(small, (size.width, size.height), interpolation=cv2.INTER_CUBIC))
 
 
 IMAGE = picture()
 
 
-def canvas_of(image: np.ndarray = IMAGE, **settings: object) -> Canvas:
+def canvas_of(image: np.ndarray = IMAGE, **settings: Any) -> Canvas:
     size = Size(image.shape[1], image.shape[0])
-    mpp = settings.pop("mpp", 0.5)
-    return Canvas(lambda box: image[box.y : box.bottom, box.x : box.right], size, mpp, **settings)  # type: ignore[arg-type] # settings of any kind
+    settings = {"mpp": 0.5, **settings}
+    return Canvas(lambda box: image[box.y : box.bottom, box.x : box.right], size, **settings)
 
 
 def shrunk(image: np.ndarray, ratio: int) -> np.ndarray:
     """Area average by reshaping, apart from the writer's own way."""
     h, w = image.shape[0] // ratio, image.shape[1] // ratio
     blocks = image[: h * ratio, : w * ratio].reshape(h, ratio, w, ratio, image.shape[2])
-    return blocks.mean(axis=(1, 3))
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def luminance_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean difference in brightness, which JPEG keeps at full resolution, unlike hue."""
+    return float(abs((a - b) @ np.array([0.299, 0.587, 0.114])).mean())
 
 
 def region(slide: openslide.OpenSlide, level: int, box: Box | None = None) -> np.ndarray:
@@ -65,7 +71,7 @@ def test_openslide_takes_an_svs_as_aperio(tmp_path: Path) -> None:
         assert abs(label - images["label"]).mean() < 3
         assert slide.associated_images["thumbnail"].size == (375, 275)
         for level, ratio in enumerate((1, 4, 16)):
-            assert abs(region(slide, level) - shrunk(IMAGE, ratio)).mean() < 3, f"level {level}"
+            assert luminance_error(region(slide, level), shrunk(IMAGE, ratio)) < 2, f"level {level}"
 
 
 def test_an_svs_is_stored_as_subsampled_ycbcr(tmp_path: Path) -> None:
@@ -73,10 +79,11 @@ def test_an_svs_is_stored_as_subsampled_ycbcr(tmp_path: Path) -> None:
     write_svs(path, canvas_of())
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_svs
-        assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.YCBCR
-        assert tiff.pages[0].subsampling == (2, 2)
-        assert [page.is_tiled for page in tiff.pages] == [True, False, True, True]
-        assert "AppMag = 20|MPP = 0.5" in tiff.pages[0].description
+        pages = [page.aspage() for page in tiff.pages]
+        assert pages[0].photometric == tifffile.PHOTOMETRIC.YCBCR
+        assert pages[0].subsampling == (2, 2)
+        assert [page.is_tiled for page in pages] == [True, False, True, True]
+        assert "AppMag = 20|MPP = 0.5" in pages[0].description
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "deflate", "none"])
@@ -105,7 +112,7 @@ def test_an_ome_tiff_has_subifds_and_pixel_sizes(tmp_path: Path) -> None:
         assert [level.shape for level in series.levels] == [(1100, 1500, 3), (275, 375, 3), (68, 93, 3)]
         np.testing.assert_array_equal(series.asarray(), IMAGE)
         np.testing.assert_allclose(series.levels[1].asarray(), shrunk(IMAGE, 4), atol=0.5)
-        pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")  # noqa: S314 - our own text
+        pixels = ElementTree.fromstring(tiff.ome_metadata or "").find(".//{*}Pixels")  # noqa: S314 - our own text
     assert pixels is not None
     assert (pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit")) == ("0.5", "µm")
     with openslide.OpenSlide(path) as slide:  # not refused, but seen without its pyramid
@@ -124,7 +131,7 @@ def test_an_ome_tiff_keeps_channels_of_sixteen_bits(tmp_path: Path) -> None:
         assert series.axes == "CYX"
         np.testing.assert_array_equal(series.asarray(), np.moveaxis(counts, 2, 0))
         np.testing.assert_allclose(series.levels[1].asarray(), np.moveaxis(shrunk(counts, 2), 2, 0), atol=0.5)
-        names = [c.get("Name") for c in ElementTree.fromstring(tiff.ome_metadata).iterfind(".//{*}Channel")]  # noqa: S314 - our own text
+        names = [c.get("Name") for c in ElementTree.fromstring(tiff.ome_metadata or "").iterfind(".//{*}Channel")]  # noqa: S314 - our own text
     assert names == ["DAPI", 'anti-"CK" <1>']
 
 
@@ -142,7 +149,7 @@ def test_levels_may_be_one_or_many(tmp_path: Path) -> None:
         write_svs(path, canvas_of(downsamples=downsamples), coding=TileCoding(tile_px=64))
         with openslide.OpenSlide(path) as slide:
             assert slide.level_dimensions == tuple((1500 // d, 1100 // d) for d in downsamples)
-            assert abs(region(slide, len(downsamples) - 1) - shrunk(IMAGE, downsamples[-1])).mean() < 4
+            assert luminance_error(region(slide, len(downsamples) - 1), shrunk(IMAGE, downsamples[-1])) < 3
             assert max(slide.associated_images["thumbnail"].size) <= 1024
 
 
@@ -158,7 +165,11 @@ def test_a_slide_smaller_than_a_tile(tmp_path: Path) -> None:
 
 
 def test_the_same_canvas_gives_the_same_bytes(tmp_path: Path) -> None:
-    writers: list[tuple[str, Callable[..., None]]] = [("svs", write_svs), ("tif", write_tiff), ("ome.tif", write_ome_tiff)]
+    writers: list[tuple[str, Callable[..., None]]] = [
+        ("svs", write_svs),
+        ("tif", write_tiff),
+        ("ome.tif", write_ome_tiff),
+    ]
     for suffix, write in writers:
         contents = set()
         for workers in (1, 3):
@@ -222,7 +233,7 @@ def test_bigtiff_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"channels": ()}, "channel"),
     ],
 )
-def test_a_canvas_that_cannot_be_written(settings: dict[str, object], what: str) -> None:
+def test_a_canvas_that_cannot_be_written(settings: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         canvas_of(**settings)
 

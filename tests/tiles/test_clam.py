@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import shapely
 
 from microtome.errors import ConfigError, NoTilesError, TileError
 from microtome.geometry import Size
-from microtome.tiles.clam import ClamGrid, Contour, lay_clam
+from microtome.tiles.clam import ClamGrid, lay_clam
+from microtome.tissue.saturation import Contour, Saturation
 from tests.conftest import golden_cases, require_case
 from tests.tiles.fakes import noise_slide
 from tests.tiles.real import open_by_name
@@ -31,6 +33,21 @@ def test_golden_coordinates_from_stored_contours(case, shared):
             _check(slide, contours, settings, expected["parameters"], data[f"out_{index}_coords"])
             tested += 1
     assert tested > 0
+
+
+@pytest.mark.parametrize("case", golden_cases("clam_segmentation"), ids=lambda case: case.name)
+def test_golden_coordinates_from_the_slide(case, shared):
+    described = json.loads((require_case(case) / "case.json").read_text())
+    data = np.load(case / "data.npz")
+    slide = open_by_name(shared, described["inputs"]["slide"]["name"])
+    names = {field.name for field in fields(Saturation)}
+    for index, (settings, expected) in enumerate(
+        zip(described["inputs"]["settings"], described["expected"], strict=True)
+    ):
+        parameters = expected["parameters"]
+        assert parameters["keep_ids"] == parameters["exclude_ids"] == "none"
+        method = Saturation(**{name: value for name, value in parameters.items() if name in names})
+        _check(slide, method.find_contours(slide), settings, parameters, data[f"out_{index}_coords"])
 
 
 def _segmentation(parameters):
@@ -123,9 +140,7 @@ def test_coverage_is_the_share_in_the_contour_and_out_of_its_holes():
     hole = ring((400, 400), (800, 420), (600, 700))
     tiles = lay_clam(slide, [Contour(outline, (hole,))], ClamGrid(patch_px=128, step_px=96))
     x, y, w, h = tiles.boxes.T
-    area = shapely.area(
-        shapely.intersection(shapely.box(x, y, x + w, y + h), shapely.Polygon(outline, [hole]))
-    )
+    area = shapely.area(shapely.intersection(shapely.box(x, y, x + w, y + h), shapely.Polygon(outline, [hole])))
     assert np.abs(tiles.coverage - area / 128**2).max() < 0.04
 
 
@@ -139,5 +154,3 @@ def test_what_cannot_be_laid_is_refused():
         lay_clam(slide, [SQUARE], ClamGrid(level=2))
     with pytest.raises(ConfigError, match="patch_px"):
         ClamGrid(patch_px=0)
-    with pytest.raises(ConfigError, match="at least one point"):
-        Contour(np.zeros((0, 2), np.int32))

@@ -86,9 +86,7 @@ class TestDeepZoomTiles(TileSourceContract):
             others={
                 "pixels": lambda: DeepZoomTiles(at_full_resolution(seed=1)[0], addresses, tile_px=64),
                 "order": lambda: DeepZoomTiles(slide, addresses[::-1], tile_px=64),
-                "level": lambda: DeepZoomTiles(
-                    slide, lay_deepzoom(slide, None, tile_px=64, level=7), tile_px=64
-                ),
+                "level": lambda: DeepZoomTiles(slide, lay_deepzoom(slide, None, tile_px=64, level=7), tile_px=64),
                 "tile size": lambda: DeepZoomTiles(slide, addresses[:4], tile_px=32),
                 "fill": lambda: DeepZoomTiles(slide, addresses, tile_px=64, fill="black"),
                 "mpp": lambda: DeepZoomTiles(at_full_resolution(mpp=0.6)[0], addresses, tile_px=64),

@@ -49,9 +49,7 @@ class TestNamedTiles(TileSourceContract):
             others={
                 "pixels": lambda: TileFolder(write_images(tmp_path / "pixels" / "tiles", changed)),
                 "place": lambda: TileFolder(write_images(tmp_path / "place" / "tiles", boxes=moved)),
-                "fewer": lambda: TileFolder(
-                    write_images(tmp_path / "fewer" / "tiles", IMAGES[:4], BOXES[:4])
-                ),
+                "fewer": lambda: TileFolder(write_images(tmp_path / "fewer" / "tiles", IMAGES[:4], BOXES[:4])),
                 "mpp": lambda: TileFolder(root, mpp=0.5),
                 "modality": lambda: TileFolder(root, modality="fluorescence"),
             },
@@ -150,9 +148,7 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path):
     pd.DataFrame({"x": [0], "y": [0]}).to_parquet(root / "metadata.parquet")
     with pytest.raises(TileError, match="w, h, path"):
         TileFolder(root)
-    pd.DataFrame({"x": [0], "y": [0], "w": [1], "h": [1], "path": [None]}).to_parquet(
-        root / "metadata.parquet"
-    )
+    pd.DataFrame({"x": [0], "y": [0], "w": [1], "h": [1], "path": [None]}).to_parquet(root / "metadata.parquet")
     with pytest.raises(TileError, match="row 0"):
         TileFolder(root)
 

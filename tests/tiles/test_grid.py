@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from microtome.errors import ConfigError, MissingMppError, NoTilesError, TileError
@@ -12,7 +12,7 @@ from microtome.storage import digest
 from microtome.testing.array_slide import ArraySlide
 from microtome.tiles.grid import MAX_CANDIDATES, Grid, Tiles, lay_tiles
 from microtome.tiles.slide_tiles import SlideTiles
-from tests.tiles.fakes import FakeTissue, noise_slide, tissue
+from tests.tiles.fakes import exact_tissue, noise_slide, tissue
 
 
 def blank(width, height, *, mpp=0.5, bounds=None, downsamples=()):
@@ -50,11 +50,9 @@ def areas(draw, size):
     boxes = []
     for _ in range(draw(st.integers(1, 3))):
         x, y = draw(st.integers(0, size.width - 2)), draw(st.integers(0, size.height - 2))
-        boxes.append(
-            shapely.box(x, y, draw(st.integers(x + 1, size.width)), draw(st.integers(y + 1, size.height)))
-        )
+        boxes.append(shapely.box(x, y, draw(st.integers(x + 1, size.width)), draw(st.integers(y + 1, size.height))))
     union = shapely.union_all(boxes)
-    return FakeTissue(shapely.MultiPolygon(list(getattr(union, "geoms", [union]))), size)
+    return shapely.MultiPolygon(list(getattr(union, "geoms", [union])))
 
 
 def laid(slide, area, grid):
@@ -76,24 +74,18 @@ def by_definition(slide, area, grid):
             return []
     rows = []
     for j, i in itertools.product(range(400), range(400)):
-        box = Box(
-            frame.x + round(i * grid.stride * scale), frame.y + round(j * grid.stride * scale), side, side
-        )
+        box = Box(frame.x + round(i * grid.stride * scale), frame.y + round(j * grid.stride * scale), side, side)
         if box.x >= frame.right or box.y >= frame.bottom:
             if box.x >= frame.right and box.y >= frame.bottom:
                 break
             continue
-        inside = (
-            slide.bounds.contains(box) if grid.bounds == "in" else slide.bounds.intersection(box) is not None
-        )
+        inside = slide.bounds.contains(box) if grid.bounds == "in" else slide.bounds.intersection(box) is not None
         if not inside:
             continue
         share = 1.0
         if area is not None:
-            share = (
-                area.polygons.intersection(shapely.box(box.x, box.y, box.right, box.bottom)).area / side**2
-            )
-        if share >= grid.min_tissue - 1e-6:
+            share = area.polygons.intersection(shapely.box(box.x, box.y, box.right, box.bottom)).area / side**2
+        if share >= grid.min_tissue - 1e-4:
             rows.append((box.x, box.y, side, side))
     return rows
 
@@ -102,7 +94,7 @@ def by_definition(slide, area, grid):
 @given(st.data())
 def test_tiles_are_those_of_the_definition(data):
     slide = blank(**data.draw(slides()))
-    area = data.draw(areas(slide.size))
+    area = exact_tissue(data.draw(areas(slide.size)), slide.size)
     anchor = data.draw(st.sampled_from(["slide", "tissue"]))
     grid = Grid(**data.draw(grids(anchor=anchor, tile_px=20, stride_px=15)))
     assert laid(slide, area, grid).tolist() == [list(row) for row in by_definition(slide, area, grid)]
@@ -126,6 +118,7 @@ def test_padded_tiles_cover_the_scanned_part_once(slide, grid):
     slide, grid = blank(**slide), Grid(**grid)
     boxes = lay_tiles(slide, None, grid).boxes
     exact = grid.tile_px * grid.mpp / slide.mpp
+    assume(exact >= 8)
     side = round(exact)
     edges = (
         (boxes[:, 0], slide.bounds.x, slide.bounds.right),
@@ -135,7 +128,7 @@ def test_padded_tiles_cover_the_scanned_part_once(slide, grid):
     for column, first, end in edges:
         at = np.unique(column)
         starts.append(at)
-        assert at[0] <= first
+        assert at[0] <= first + 1
         assert at[-1] + side >= end - 1
         assert np.all(np.abs(np.diff(at) - exact) < 1 + 1e-9)  # every corner is rounded by itself
     assert len(boxes) == len(starts[0]) * len(starts[1])
@@ -145,7 +138,7 @@ def test_padded_tiles_cover_the_scanned_part_once(slide, grid):
 @given(st.data())
 def test_padded_overlapping_tiles_cover_all_tissue(data):
     slide = blank(**data.draw(slides()))
-    area = data.draw(areas(slide.size))
+    area = exact_tissue(data.draw(areas(slide.size)), slide.size)
     anchor = data.draw(st.sampled_from(["slide", "tissue"]))
     grid = Grid(tile_px=20, mpp=slide.mpp, stride_px=15, min_tissue=0.0, bounds="pad", anchor=anchor)
     boxes = laid(slide, area, grid)
@@ -174,7 +167,7 @@ def test_achieved_mpp_is_within_rounding(slide, grid):
 @given(st.data())
 def test_more_tissue_asked_for_gives_a_subset(data):
     slide = blank(**data.draw(slides()))
-    area = data.draw(areas(slide.size))
+    area = exact_tissue(data.draw(areas(slide.size)), slide.size)
     low, high = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
     fields = data.draw(grids())
     few = laid(slide, area, Grid(**fields | {"min_tissue": high}))
@@ -226,9 +219,7 @@ def test_tiles_of_a_level_are_crops_of_it(level):
 
 
 def test_a_level_has_the_mpp_of_the_slide_times_its_downsample():
-    tiles = lay_tiles(
-        noise_slide(800, 800, downsamples=(4,), mpp=0.25), None, Grid(tile_px=32, mpp=None, level=1)
-    )
+    tiles = lay_tiles(noise_slide(800, 800, downsamples=(4,), mpp=0.25), None, Grid(tile_px=32, mpp=None, level=1))
     assert tiles.mpp == pytest.approx(1.0)
     assert tiles.level_size == Size(200, 200)
 
@@ -264,14 +255,23 @@ def test_impossible_grids_are_refused(fields, match):
 def test_reasons_for_no_tiles():
     slide = blank(100, 100)
     with pytest.raises(NoTilesError, match="no tissue"):
-        lay_tiles(slide, FakeTissue(shapely.MultiPolygon(), slide.size), Grid(tile_px=10))
-    with pytest.raises(NoTilesError, match="does not fit"):
+        lay_tiles(slide, tissue(slide.size), Grid(tile_px=10))
+    with pytest.raises(NoTilesError, match="lies on the grid"):
         lay_tiles(slide, None, Grid(tile_px=101))
     with pytest.raises(NoTilesError, match=r"the best is 0\.25"):
         lay_tiles(slide, tissue(slide.size, (0, 0, 10, 10)), Grid(tile_px=20, min_tissue=0.5))
     slide.bounds = Box(50, 50, 20, 20)
     with pytest.raises(NoTilesError, match="outside of the scanned part"):
         lay_tiles(slide, tissue(slide.size, (0, 0, 10, 10)), Grid(tile_px=2, anchor="tissue"))
+
+
+@pytest.mark.parametrize("anchor", ["slide", "tissue"])
+def test_no_tiles_may_be_allowed(anchor):
+    slide = blank(100, 100)
+    tiles = lay_tiles(slide, tissue(slide.size), Grid(tile_px=10, mpp=0.5, anchor=anchor), allow_empty=True)
+    assert len(tiles) == 0
+    assert tiles.boxes.shape == (0, 4)
+    assert tiles.mpp == 0.5
 
 
 def test_what_cannot_be_laid_is_refused():
@@ -303,9 +303,7 @@ def test_the_recipe_is_of_values():
     assert digest(tiles.recipe) == digest(same.recipe)
 
     def with_(**changes):
-        return digest(
-            Tiles(**{name: getattr(tiles, name) for name in tiles.__dataclass_fields__} | changes).recipe
-        )
+        return digest(Tiles(**{name: getattr(tiles, name) for name in tiles.__dataclass_fields__} | changes).recipe)
 
     changed = [
         with_(boxes=tiles.boxes[::-1]),

@@ -67,13 +67,9 @@ def test_background_is_the_share_of_the_window(scale):
 def test_in_bounds_drops_the_last_row_and_column_only():
     slide = noise_slide(100, 100)
     mask = np.ones((100, 100), np.uint8)
-    laid = lay_histoprep(
-        slide, mask, HistoPrepGrid(width=40, overlap=0.5, max_background=1.0, in_bounds=True)
-    )
+    laid = lay_histoprep(slide, mask, HistoPrepGrid(width=40, overlap=0.5, max_background=1.0, in_bounds=True))
     assert np.unique(laid.boxes[:, 0]).tolist() == [0, 20, 40, 60]
-    laid = lay_histoprep(
-        slide, mask, HistoPrepGrid(width=40, overlap=0.75, max_background=1.0, in_bounds=True)
-    )
+    laid = lay_histoprep(slide, mask, HistoPrepGrid(width=40, overlap=0.75, max_background=1.0, in_bounds=True))
     assert np.unique(laid.boxes[:, 0]).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80]  # 70 and 80 reach out
     laid = lay_histoprep(slide, mask, HistoPrepGrid(width=50, max_background=1.0, in_bounds=True))
     assert np.unique(laid.boxes[:, 0]).tolist() == [0, 50]

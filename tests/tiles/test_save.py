@@ -47,7 +47,7 @@ def counting(limit=10**9):
 def test_png_tiles_come_back_exactly(tmp_path):
     tiles = source()
     saved = save_tiles(tiles, tmp_path / "A12", image_format="png", workers=3)
-    assert (saved.n_tiles, saved.n_unreadable, saved.status) == (15, 0, "done")
+    assert (saved.n_tiles, saved.n_unreadable, saved.n_written, saved.status) == (15, 0, 15, "done")
     back = TileFolder(tmp_path / "A12")
     np.testing.assert_array_equal(back.boxes, tiles.boxes)
     np.testing.assert_array_equal(back.read(np.arange(15)).images, tiles.read(np.arange(15)).images)
@@ -98,7 +98,7 @@ def test_jpeg_quality_decides_the_size(tmp_path):
 def test_unreadable_tiles_are_recorded_and_not_painted(tmp_path):
     tiles = source(broken=(Box(70, 70, 1, 1),))
     saved = save_tiles(tiles, tmp_path / "A12", image_format="png")
-    assert (saved.n_tiles, saved.n_unreadable) == (15, 1)
+    assert (saved.n_tiles, saved.n_unreadable, saved.n_written) == (15, 1, 14)
     assert not (tmp_path / "A12" / "tiles" / "x64_y64_w64_h64.png").exists()
     assert len(pd.read_parquet(tmp_path / "A12" / "metadata.parquet")) == 14
     lost = pd.read_parquet(tmp_path / "A12" / "unreadable.parquet")
@@ -130,7 +130,8 @@ def test_a_run_broken_off_is_taken_up(tmp_path):
     done = len(list((tmp_path / "A12" / "tiles").iterdir()))
     assert 0 < done <= 112
     again = counting()
-    assert save_tiles(again, tmp_path / "A12").status == "done"
+    saved = save_tiles(again, tmp_path / "A12")
+    assert (saved.status, saved.n_written) == ("done", len(again) - done)
     assert again.count == len(again) - done
     whole = tmp_path / "whole"
     save_tiles(counting(), whole)
@@ -165,9 +166,14 @@ def test_result_does_not_depend_on_workers(tmp_path):
         save_tiles(counting(), tmp_path / str(workers), workers=workers)
     files = sorted(p.name for p in (tmp_path / "1" / "tiles").iterdir())
     for name in files:
-        assert (tmp_path / "1" / "tiles" / name).read_bytes() == (
-            tmp_path / "4" / "tiles" / name
-        ).read_bytes()
+        assert (tmp_path / "1" / "tiles" / name).read_bytes() == (tmp_path / "4" / "tiles" / name).read_bytes()
+
+
+def test_no_tiles_are_saved_as_such(tmp_path):
+    slide = noise_slide(50, 50)
+    tiles = SlideTiles(slide, lay_tiles(slide, None, GRID, allow_empty=True))
+    assert save_tiles(tiles, tmp_path / "A12").n_tiles == 0
+    assert len(pd.read_parquet(tmp_path / "A12" / "metadata.parquet")) == 0
 
 
 def test_progress_adds_up(tmp_path):

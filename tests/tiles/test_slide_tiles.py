@@ -42,9 +42,7 @@ class TestRgb(TileSourceContract):
                 "bounds": lambda: source(slide, Grid(tile_px=64, mpp=0.5)),
                 "output size": lambda: source(slide, Grid(tile_px=32, mpp=1.0, bounds="pad")),
                 "level": lambda: source(slide, Grid(tile_px=64, mpp=None, level=0, bounds="pad")),
-                "slide's mpp": lambda: source(
-                    ArraySlide(image, mpp=0.25), Grid(tile_px=64, mpp=0.25, bounds="pad")
-                ),
+                "slide's mpp": lambda: source(ArraySlide(image, mpp=0.25), Grid(tile_px=64, mpp=0.25, bounds="pad")),
                 "mpp's source": lambda: source(ArraySlide(image, mpp=None, given=Given(0.5))),
                 "view": lambda: source(ArraySlide(image, view=View((0, 1, 2), 0.0, 200.0))),
                 "fill": lambda: source(slide, fill="black"),

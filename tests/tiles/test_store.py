@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from microtome.errors import ConfigError, CorruptOutputError
 from microtome.geometry import Box, Size
 from microtome.storage import digest, recipe_text
-from microtome.tiles.clam import ClamGrid, Contour, lay_clam
+from microtome.tiles.clam import ClamGrid, lay_clam
 from microtome.tiles.grid import Grid, Tiles, lay_tiles
 from microtome.tiles.histoprep import HistoPrepGrid, lay_histoprep
 from microtome.tiles.store import read_tile_quality, read_tiles, read_tiles_recipe, write_tiles
+from microtome.tissue.saturation import Contour
 from tests.tiles.fakes import noise_slide, tissue
 
 SLIDE = noise_slide(900, 700, downsamples=(2, 5), mpp=0.25)
@@ -63,6 +64,15 @@ def test_any_tiles_survive(tmp_path_factory, data):
     write_tiles(path, tiles, slide_id="ä b", recipe={})
     assert_same(read_tiles(path), tiles)
     assert read_tile_quality(path) == {}
+
+
+@pytest.mark.parametrize("grid", [Grid(tile_px=64, mpp=0.5), Grid(tile_px=64, mpp=None, level=1)])
+def test_no_tiles_survive_too(tmp_path, grid):
+    tiles = lay_tiles(SLIDE, tissue(SLIDE.size), grid, allow_empty=True)
+    write_tiles(tmp_path / "a.h5", tiles, slide_id="a", recipe={})
+    assert_same(read_tiles(tmp_path / "a.h5"), tiles)
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        assert file["coords"].attrs["patch_size_level0"] == 128
 
 
 @pytest.mark.parametrize("kind", laid())

@@ -4,8 +4,10 @@ Exit codes: 0 when nothing failed, 1 when a slide failed, 2 when the request its
 Ctrl-C.
 """
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import microtome.cli.main_job
     import microtome.cli.stages  # noqa: F401 - importing registers the verbs
 
+    with suppress(ValueError):  # not the main thread: somebody else's program handles signals
+        signal.signal(signal.SIGTERM, _stop)  # a scheduler that ends a job says so first
     try:
         code = app(arguments, exit_on_error=False, print_error=False)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if (result := getattr(stopped, "result", None)) is not None:
+            from microtome.cli.show import show_summary
+
+            show_summary(result)
         _say("Stopped. What was finished is kept; the same command goes on from there.")
         return EXIT_INTERRUPTED
     except CycloptsError as error:
@@ -82,6 +90,10 @@ def print_yaml(options: Options) -> None:
     import yaml
 
     sys.stdout.write(yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

@@ -38,7 +38,9 @@ def run(
 
 
 @app.command(group=MAIN_JOB)
-def demo(out: Path = Path("demo"), *, n_slides: int = 3, size_px: int = 8192, seed: int = 0, quiet: bool = False) -> int:
+def demo(
+    out: Path = Path("demo"), *, n_slides: int = 3, size_px: int = 8192, seed: int = 0, quiet: bool = False
+) -> int:
     """Make sample slides, do the main job on them, and compare the clusters with what was planted.
 
     Args:
@@ -80,9 +82,7 @@ def sample(
     """
     from microtome.testing.synthetic import write_sample
 
-    slides = write_sample(
-        folder, n_slides=n_slides, size_px=size_px, seed=seed, mpp=mpp, kinds=tuple(kinds.split(","))
-    )
+    slides = write_sample(folder, n_slides=n_slides, size_px=size_px, seed=seed, mpp=mpp, kinds=tuple(kinds.split(",")))
     for slide in slides:
         say(f"{slide.path}")
     return 0
@@ -106,5 +106,3 @@ def encoders(*, name: str | None = None, table: Literal["text", "markdown"] = "t
     else:
         show_cards([read_card(encoder) for encoder in list_encoders()])
     return 0
-
-

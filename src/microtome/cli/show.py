@@ -24,7 +24,11 @@ def say(text: str) -> None:
 def show_summary(result: "RunResult") -> None:
     """Print what was done, skipped and failed, and where the result is."""
     record = result.record
-    say(f"\ndone {len(record.done)}, skipped {len(record.skipped)} (finished earlier), failed {len(record.failed)}")
+    unfinished = f", unfinished {len(record.unfinished)}" if record.unfinished else ""
+    say(
+        f"\ndone {len(record.done)}, skipped {len(record.skipped)} (finished earlier), failed {len(record.failed)}"
+        f"{unfinished}"
+    )
     for failure in record.failed:
         _console.print(Text(f"  {failure.slide_id}", style="bold red"), Text(f"({failure.stage}) {failure.reason}"))
     if record.ignored:
@@ -45,8 +49,15 @@ def show_inspection(inspection: "Inspection") -> None:
         verdict = Text("ok", style="green") if slide.problem is None else Text(slide.problem.kind, style="red")
         size = "" if slide.size is None else f"{slide.size.width}×{slide.size.height}"
         mpp = "" if slide.mpp is None else f"{slide.mpp:.4g}"
-        cells = (slide.slide_id, slide.reader or "", size, str(slide.n_levels or ""), mpp, slide.mpp_source or "",
-                 slide.channels or "")
+        cells = (
+            slide.slide_id,
+            slide.reader or "",
+            size,
+            str(slide.n_levels or ""),
+            mpp,
+            slide.mpp_source or "",
+            slide.channels or "",
+        )
         table.add_row(*(Text(cell) for cell in cells), verdict)
     _console.print(table)
     for slide in inspection.slides:

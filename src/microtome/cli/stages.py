@@ -13,9 +13,7 @@ Flat = Parameter(name="*")
 
 
 @app.command(group=STAGES)
-def inspect(
-    *slides: str, options: Annotated[InspectConfig, Flat] = InspectConfig(), config: Path | None = None
-) -> int:
+def inspect(*slides: str, options: Annotated[InspectConfig, Flat] = InspectConfig(), config: Path | None = None) -> int:
     """Look at a cohort before the work: readers, mpp, duplicates, broken files, what will fail and why.
 
     Args:

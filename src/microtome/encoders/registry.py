@@ -69,9 +69,7 @@ def _family(name: str) -> ModuleType:
     if module is None:
         near = get_close_matches(name.lower(), _FAMILIES, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise UnknownEncoderError(
-            f"No encoder goes by {name!r}. {hint}There are: {', '.join(list_encoders())}."
-        )
+        raise UnknownEncoderError(f"No encoder goes by {name!r}. {hint}There are: {', '.join(list_encoders())}.")
     return import_module(module)
 
 

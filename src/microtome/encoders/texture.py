@@ -40,7 +40,7 @@ def _stain_features() -> list[tuple[str, str]]:
 
 def _band_features() -> list[tuple[str, str]]:
     def detail(px: int) -> str:
-        return f"detail of {px}-{2 * px} px"
+        return f"detail of a period of {3 * px}-{6 * px} px"
 
     return [
         ("h_energy_1px", f"haematoxylin: ln(0.01 + root mean square) of {detail(1)}, ln OD"),
@@ -66,10 +66,7 @@ def _band_features() -> list[tuple[str, str]]:
             )
             for px in (1, 4, 16)
         ),
-        *(
-            (f"h_e_detail_{px}px", f"correlation of haematoxylin and eosin, {detail(px)}, -1 to 1")
-            for px in (2, 8)
-        ),
+        *((f"h_e_detail_{px}px", f"correlation of haematoxylin and eosin, {detail(px)}, -1 to 1") for px in (2, 8)),
     ]
 
 
@@ -166,8 +163,8 @@ _CARD = Card(
     paper="https://pubmed.ncbi.nlm.nih.gov/11531144/",
     citation=(
         "Colour deconvolution: Ruifrok & Johnston, Anal Quant Cytol Histol 23 (2001) 291-299; band energies: Burt & "
-        "Adelson, IEEE Trans Commun 31 (1983) 532-540; local binary patterns: Ojala et al., IEEE TPAMI 24 (2002) "
-        "971-987; structure tensor coherence: Bigun & Granlund, ICCV 1987"
+        "Adelson, IEEE Transactions on Communications 31 (1983) 532-540; local binary patterns: Ojala et al., IEEE "
+        "TPAMI 24 (2002) 971-987; structure tensor coherence: Bigun & Granlund, ICCV 1987"
     ),
     code="microtome.encoders.texture",
     trained_on=(),
@@ -216,8 +213,8 @@ class Texture(Encoder):
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
             raise EncoderOutputError(
-                f"Encoder 'texture' gave {features[row, column]} for {TEXTURE_FEATURES[column][0]!r} of tile {row} of the "
-                "batch. Report it with the tile."
+                f"Encoder 'texture' gave {features[row, column]} for {TEXTURE_FEATURES[column][0]!r} of tile {row} of "
+                "the batch. Report it with the tile."
             )
         return features
 
@@ -227,9 +224,7 @@ def _check(images: Shaped[np.ndarray, "..."]) -> None:
         hint = (
             "Add a batch axis: images[None]."
             if images.ndim == 3
-            else (
-                "Pass --channels (and, unless it is 8-bit, --window LOW,HIGH) to say how to see the slide as bright-field RGB."
-            )
+            else "Pass --channels (and, unless it is 8-bit, --window LOW,HIGH) to see a slide as bright-field RGB."
         )
         raise ModalityError(
             f"Encoder 'texture' takes bright-field RGB, uint8 (n, h, w, 3). Got {images.dtype} {images.shape}. {hint}"
@@ -252,9 +247,7 @@ def load(name: str, *, device: str, weights: str | Path | None, precision: str |
     if device not in ("auto", "cpu"):
         raise ConfigError(f"Encoder {name!r} runs on the CPU only. Got --device {device}. Pass auto or cpu.")
     if precision not in (None, "auto", "fp32"):
-        raise ConfigError(
-            f"Encoder {name!r} computes in fp32 only. Got --precision {precision}. Leave it out."
-        )
+        raise ConfigError(f"Encoder {name!r} computes in fp32 only. Got --precision {precision}. Leave it out.")
     return Texture()
 
 

@@ -4,25 +4,31 @@ Every measure is a mean, share or density over the tile, so that tiles of differ
 the tile at its border (without repeating the edge pixel). The order of values is that of ``TEXTURE_FEATURES``.
 """
 
+from itertools import pairwise
 from math import log, log1p
+from typing import Any
 
-import cv2
+import cv2 as _cv2
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 from scipy.spatial import cKDTree
 
 from microtome.stain import od_table, unmixing_matrix
 
+cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
+
 _OD_MAX = 2.55  # intensity 20 of 255; denser is ink, a fold or dirt, and must not outweigh tissue
 _OD = np.minimum(od_table(), np.float32(_OD_MAX))
 # Rows that turn the OD of R, G, B into haematoxylin, eosin, residual and mean OD.
 _MIXES = [row[None] for row in np.vstack([unmixing_matrix().T, np.full(3, 1 / 3)]).astype(np.float32)]
 _STEPS_PER_OD = 100.0  # planes are also kept as 8 bits in steps of 0.01 OD, for quantiles and patterns
-_FLAT = (
-    1e-6  # variance (OD²) below which a plane counts as flat; one grey level in a thousand pixels has more
-)
+_FLAT = 1e-6  # variance (OD²) below which a plane counts as flat; one grey level in a thousand pixels has more
 
-_BANDS = 6
+_BANDS = 6  # octaves; neighbouring ones say nearly the same, so that some measures take every other one
+_E_LEVELS = (0, 2, 4)
+_SKEW_LEVELS = (1, 2, 3, 4)
+_SPREAD_LEVELS = (0, 2, 4)
+_CORRELATION_LEVELS = (1, 3)
 _NOISE_OD = 0.01  # noise of 8-bit JPEG: energies below it are not told apart
 _LBP_SCALES = 3
 _LBP_TOLERANCE = 3  # steps of 0.01 OD: JPEG noise must not make patterns
@@ -41,6 +47,7 @@ _DARK_OD = 1.5
 _WHITE_AREA_PX = 30
 
 Plane = Float32[np.ndarray, "h w"]
+Smaller = Float32[np.ndarray, "H W"]
 Mask = UInt8[np.ndarray, "h w"]
 
 
@@ -75,7 +82,8 @@ def measure_tile(image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, " d"]
 
 
 def _to_steps(plane: Plane) -> UInt8[np.ndarray, "h w"]:
-    return cv2.convertScaleAbs(cv2.max(plane, 0.0), alpha=_STEPS_PER_OD)  # rounds, and saturates at 255
+    steps: np.ndarray = cv2.convertScaleAbs(cv2.max(plane, 0.0), alpha=_STEPS_PER_OD)  # rounds, saturates at 255
+    return steps
 
 
 # -- colour -----------------------------------------------------------------------------------------------------
@@ -120,7 +128,7 @@ def _asymmetry(low: float, middle: float, high: float) -> float:
 
 
 def _rms(plane: Plane) -> float:
-    return float(cv2.norm(plane)) / plane.size**0.5
+    return float(cv2.norm(plane) / plane.size**0.5)
 
 
 def _correlation(a: Plane, b: Plane) -> float:
@@ -128,7 +136,8 @@ def _correlation(a: Plane, b: Plane) -> float:
     rms_a, rms_b = _rms(a), _rms(b)
     if min(rms_a, rms_b) ** 2 <= _FLAT:
         return 0.0
-    return min(max(cv2.mean(cv2.multiply(a, b))[0] / (rms_a * rms_b), -1.0), 1.0)
+    product = float(cv2.mean(cv2.multiply(a, b))[0])
+    return min(max(product / (rms_a * rms_b), -1.0), 1.0)
 
 
 # -- texture ----------------------------------------------------------------------------------------------------
@@ -137,25 +146,23 @@ def _correlation(a: Plane, b: Plane) -> float:
 def _band_values(h: Plane, e: Plane) -> list[float]:
     """Energies, asymmetry, spread and stain correlation of the bands of two Laplacian pyramids."""
     h_ln, e_ln, skews, spreads, correlations = [], [], [], [], []
-    for _ in range(_BANDS):
+    for level in range(_BANDS):
         (h_band, h), (e_band, e) = _split_band(h), _split_band(e)
         rms = _rms(h_band)
         h_ln.append(log(_NOISE_OD + rms))
-        e_ln.append(log(_NOISE_OD + _rms(e_band)))
-        skews.append(_skew(h_band, rms))
-        spreads.append(cv2.norm(h_band, cv2.NORM_L1) / h_band.size / rms if rms**2 > _FLAT else 1.0)
-        correlations.append(_correlation(h_band, e_band))
-    return [
-        h_ln[0],
-        *(coarse - fine for fine, coarse in zip(h_ln, h_ln[1:], strict=False)),
-        *(e_ln[level] - h_ln[level] for level in (0, 2, 4)),
-        *skews[1:5],
-        *(spreads[level] for level in (0, 2, 4)),
-        *(correlations[level] for level in (1, 3)),
-    ]
+        if level in _E_LEVELS:
+            e_ln.append(log(_NOISE_OD + _rms(e_band)) - h_ln[-1])
+        if level in _SKEW_LEVELS:
+            skews.append(_skew(h_band, rms))
+        if level in _SPREAD_LEVELS:
+            spreads.append(cv2.norm(h_band, cv2.NORM_L1) / h_band.size / rms if rms**2 > _FLAT else 1.0)
+        if level in _CORRELATION_LEVELS:
+            correlations.append(_correlation(h_band, e_band))
+    rises = [coarse - fine for fine, coarse in pairwise(h_ln)]
+    return [h_ln[0], *rises, *e_ln, *skews, *spreads, *correlations]
 
 
-def _split_band(plane: Plane) -> tuple[Plane, Plane]:
+def _split_band(plane: Plane) -> tuple[Plane, Smaller]:
     low = cv2.pyrDown(plane)
     return cv2.subtract(plane, cv2.pyrUp(low, dstsize=plane.shape[1::-1])), low
 
@@ -182,16 +189,8 @@ def _pattern_table() -> Float64[np.ndarray, "256 4"]:
 
 
 _PATTERNS = _pattern_table()
-_RING = (
-    (0, 0),
-    (0, 1),
-    (0, 2),
-    (1, 2),
-    (2, 2),
-    (2, 1),
-    (2, 0),
-    (1, 0),
-)  # row, column in the 3×3 neighbourhood
+# Row and column of each bit in the 3×3 neighbourhood, all the way round.
+_RING = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
 
 
 def _pattern_values(steps: UInt8[np.ndarray, "h w"]) -> list[float]:
@@ -220,12 +219,13 @@ def _edge_values(od: Plane) -> list[float]:
     return [*_edges(cv2.GaussianBlur(od, (5, 5), 1.0)), *_edges(cv2.pyrDown(cv2.pyrDown(od)))]
 
 
-def _smooth_cells(plane: Plane, window: int) -> Plane:
+def _smooth_cells(plane: Plane, window: int) -> Smaller:
     """Means over cells of 4 px, then over a window of cells: a wide blur at a fraction of its price."""
     cells = tuple(max(1, round(side / _CELL_PX)) for side in plane.shape[::-1])
     small = cv2.resize(plane, cells, interpolation=cv2.INTER_AREA)
     # Mirroring reaches no further than the cells go.
-    return cv2.blur(small, tuple(min(window, 2 * side - 1) for side in cells))
+    smooth: np.ndarray = cv2.blur(small, tuple(min(window, 2 * side - 1) for side in cells))
+    return smooth
 
 
 def _edges(plane: Plane) -> list[float]:
@@ -249,9 +249,7 @@ def _edges(plane: Plane) -> list[float]:
 
 def find_nuclei(
     h: Plane,
-) -> tuple[
-    Int32[np.ndarray, "h w"], Int32[np.ndarray, " m"], Float64[np.ndarray, " m"], Float64[np.ndarray, "m 2"]
-]:
+) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " m"], Float64[np.ndarray, " m"], Float64[np.ndarray, "m 2"]]:
     """Find dark blobs of haematoxylin of a nucleus' size.
 
     A pixel is dark where smoothed haematoxylin exceeds 0.25 OD and its 44 px surroundings by 0.12 OD; blobs are
@@ -316,12 +314,9 @@ def _axes(
     areas: Float64[np.ndarray, " m"],
 ) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
     """Elongation and direction of each nucleus from the second moments of its pixels."""
-
-    def moment(weights: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " m"]:
-        return np.bincount(nucleus, weights=weights, minlength=len(areas)) / areas
-
+    xx, yy, xy = (np.bincount(nucleus, weights=w, minlength=len(areas)) / areas for w in (dx * dx, dy * dy, dx * dy))
     # 1/12 is a pixel's own extent: without it a line one pixel wide would have no width.
-    xx, yy, xy = moment(dx * dx) + 1 / 12, moment(dy * dy) + 1 / 12, moment(dx * dy)
+    xx, yy = xx + 1 / 12, yy + 1 / 12
     spread = np.hypot(xx - yy, 2 * xy)
     return 1 - np.sqrt(np.maximum(xx + yy - spread, 0) / (xx + yy + spread)), np.arctan2(2 * xy, xx - yy) / 2
 
@@ -330,8 +325,9 @@ def _spacing(centres: Float64[np.ndarray, "m 2"], area_px: int) -> tuple[float, 
     """Mean distance to the nearest neighbour, and that over what points thrown at random would have."""
     if len(centres) < 2:
         return _FAR_PX, 1.0
-    distance, _ = cKDTree(centres, balanced_tree=False, compact_nodes=False).query(centres, k=2)
-    mean = float(np.minimum(distance[:, 1], _FAR_PX).mean())
+    tree = cKDTree(centres, balanced_tree=False, compact_nodes=False)
+    nearest = np.asarray(tree.query(centres, k=2)[0])[:, 1]
+    mean = float(np.minimum(nearest, _FAR_PX).mean())
     random = min(0.5 * (area_px / len(centres)) ** 0.5, _FAR_PX)
     return mean, mean / random
 

@@ -181,9 +181,7 @@ def write_bag_file(
             dtype=h5py.string_dtype(),
             shape=(len(content.unreadable),),
         )
-        file.attrs.update(
-            {**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, "features_crc32": checksum}
-        )
+        file.attrs.update({**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, "features_crc32": checksum})
 
 
 def _side_attributes(boxes: Int64[np.ndarray, "n 4"]) -> dict[str, Plain]:
@@ -300,9 +298,7 @@ def _read_boxes(
     if "boxes" in file:
         boxes: Int64[np.ndarray, "n 4"] = file["boxes"][()]
         if boxes.shape != (len(coords), 4) or boxes.dtype.kind not in "iu":
-            raise _corrupt(
-                path, f"'boxes' is {boxes.dtype} {boxes.shape} and not whole numbers ({len(coords)}, 4)"
-            )
+            raise _corrupt(path, f"'boxes' is {boxes.dtype} {boxes.shape} and not whole numbers ({len(coords)}, 4)")
         return boxes.astype(np.int64, copy=False)
     side = attrs.get("patch_size_level0")
     if side is None and attrs.get("patch_level") == 0:

@@ -60,9 +60,7 @@ def extract(
         SlideError: If the slide cannot be read.
     """
     outcomes: list[Extracted | Failure] = []
-    pipeline = Pipeline(
-        encoder, store, options or ExtractOptions(), progress or QuietProgress(), close_sources=False
-    )
+    pipeline = Pipeline(encoder, store, options or ExtractOptions(), progress or QuietProgress(), close_sources=False)
     pipeline.run([Job(source.slide_id, lambda: source)], outcomes.append)
     (outcome,) = outcomes
     if isinstance(outcome, Failure):
@@ -106,9 +104,7 @@ def extract_all(
     seen: set[str] = set()
     for job in listed:
         if job.slide_id in seen:
-            raise DuplicateSlideError(
-                f"Two jobs are called '{job.slide_id}'. Give each slide its own slide_id."
-            )
+            raise DuplicateSlideError(f"Two jobs are called '{job.slide_id}'. Give each slide its own slide_id.")
         seen.add(job.slide_id)
     pipeline = Pipeline(encoder, store, options or ExtractOptions(), progress or QuietProgress(), stop=stop)
     return pipeline.run(listed, on_done)

@@ -24,9 +24,7 @@ from microtome.storage import write_errors_explained
 SYNC_BYTES = 64 * 1024 * 1024
 SYNC_SECONDS = 30.0
 _MAGIC = b"microtome features journal 1\n"
-_RECORD = struct.Struct(
-    "<4sIIIIII"
-)  # mark, batch, rows, unreadable, bytes of errors, checksums of payload and head
+_RECORD = struct.Struct("<4sIIIIII")  # mark, batch, rows, unreadable, bytes of errors, checksums of payload and head
 _MARK = b"MTBR"
 
 
@@ -121,7 +119,9 @@ class Journal:
                 index += 1
 
     def close(self) -> None:
-        """Force what is committed to the disk and let go of the file."""
+        """Force what is committed to the disk and let go of the file; an empty one is deleted."""
+        if self.n_batches == 0:
+            self.remove()
         if not self._file.closed:
             with suppress(OSError):
                 os.fsync(self._file.fileno())
@@ -170,9 +170,7 @@ def _pack(index: int, batch: JournalBatch) -> bytes:
     return _RECORD.pack(*counts, zlib.crc32(head)) + payload
 
 
-def _unpack(
-    head: bytes, read: Callable[[int], bytes], index: int, expected: JournalHead
-) -> JournalBatch | None:
+def _unpack(head: bytes, read: Callable[[int], bytes], index: int, expected: JournalHead) -> JournalBatch | None:
     """The batch that a record holds; None where it is torn, damaged or not the next one."""
     if len(head) < _RECORD.size:
         return None

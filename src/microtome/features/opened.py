@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from microtome.errors import (
     ClaimedError,
     CorruptOutputError,
     CoverageError,
+    OutputWriteError,
     RecipeMismatchError,
     SlideChangedError,
     TileError,
@@ -23,7 +24,7 @@ from microtome.features.outcomes import Extracted, Failure, Job, Stage
 from microtome.features.plan import ExtractOptions, FileWatch, plan_bag
 from microtome.features.ring import Ring
 from microtome.features.store import FeatureStore
-from microtome.features.writer import BagPlan, BagWriter
+from microtome.features.writer import BagPlan, BagWriter, partial_path
 from microtome.storage import Claim, recipe_changes, recipe_text
 from microtome.tiles.source import TileSource
 
@@ -108,9 +109,7 @@ class Opened:
             with self._resources:
                 if self.failure is None:
                     self._seal()
-                if self.failure is not None and isinstance(
-                    self.failure.error, SlideChangedError | CoverageError
-                ):
+                if self.failure is not None and isinstance(self.failure.error, SlideChangedError | CoverageError):
                     self.writer.discard()  # another file, or perhaps a better moment: nothing to go on with
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide, the others go on
             self.fail("write", error)
@@ -178,11 +177,13 @@ class Opener:
                 if (there := self._finished(job.slide_id, wanted)) is None:
                     claim = undo.enter_context(Claim(path))
                     there = self._finished(job.slide_id, wanted)  # in the meantime
-                if there is not None:
-                    n_tiles, seconds = len(there) + there.n_unreadable, time.monotonic() - began
-                    return Extracted(job.slide_id, path, n_tiles, there.n_unreadable, seconds, "skipped")
-                writer = undo.enter_context(self.store.create(job.slide_id, plan))
-                held = undo.pop_all()
+                if there is None:
+                    writer = undo.enter_context(self.store.create(job.slide_id, plan))
+                    held = undo.pop_all()
+            if there is not None:
+                self._tidy(job.slide_id)
+                n_tiles, seconds = len(there) + there.n_unreadable, time.monotonic() - began
+                return Extracted(job.slide_id, path, n_tiles, there.n_unreadable, seconds, "skipped")
         except ClaimedError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one slide, the others go on
@@ -200,6 +201,14 @@ class Opener:
             _watch=watch,
             _resources=held,
         )
+
+    def _tidy(self, slide_id: str) -> None:
+        """Remove what a process left that was killed when the file was there already."""
+        path = self.store.path(slide_id)
+        Claim(path).remove_if_dead()
+        if partial_path(path).exists():
+            with suppress(ClaimedError, OutputWriteError, OSError), Claim(path):
+                partial_path(path).unlink(missing_ok=True)
 
     def _finished(self, slide_id: str, wanted: str) -> Bag | None:
         """The features that are there already; None if there are none or they are to be replaced."""

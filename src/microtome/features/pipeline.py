@@ -206,9 +206,7 @@ class Pipeline:
             return False
         rows = slide.plan.batch_rows(index)
         parts = [
-            self._decoders.submit(
-                slide.read_part, rows[i : i + part], slot.images[i : min(i + part, len(rows))]
-            )
+            self._decoders.submit(slide.read_part, rows[i : i + part], slot.images[i : min(i + part, len(rows))])
             for i in range(0, len(rows), part)
         ]
         self._queue.put(_Batch(slide, rows, slot, parts))

@@ -97,9 +97,7 @@ def features_recipe(
     pixels, vectors = source.recipe, encoder.recipe
     both = pixels.keys() & vectors.keys()
     if both:
-        raise ConfigError(
-            f"Tiles and encoder both record {', '.join(sorted(both))}. One of them must rename it."
-        )
+        raise ConfigError(f"Tiles and encoder both record {', '.join(sorted(both))}. One of them must rename it.")
     drawn = len(rows) < len(source)
     return {
         **pixels,
@@ -137,9 +135,7 @@ def plan_bag(
             "as bright-field RGB (--channels, --window)."
         )
     if card.dim < 1:
-        raise EncoderError(
-            f"The card of encoder '{card.name}' has dimension {card.dim}. It must be at least 1."
-        )
+        raise EncoderError(f"The card of encoder '{card.name}' has dimension {card.dim}. It must be at least 1.")
     rows = sample_rows(slide_id, len(source), options.n_tiles, options.seed)
     recipe = features_recipe(source, encoder, options, rows)
     plan = BagPlan(
@@ -201,9 +197,7 @@ def _overlap(source: TileSource) -> int | None:
 
 
 def _known(values: Mapping[str, object]) -> dict[str, Plain]:
-    return {
-        name: value for name, value in values.items() if isinstance(value, str | int | float | bool | list)
-    }
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | list)}
 
 
 class FileWatch:

@@ -17,7 +17,7 @@ __all__ = ["Bag", "BagPlan", "BagWriter", "FeatureStore", "features_folder_name"
 _SUFFIX = ".h5"
 
 
-class FeatureStore(Mapping[str, Bag]):
+class FeatureStore:
     """A folder of features: ``slide_id`` → :class:`Bag`. Slides come in the order of their names.
 
     Args:
@@ -64,9 +64,7 @@ class FeatureStore(Mapping[str, Bag]):
     def __iter__(self) -> Iterator[str]:
         if not self.folder.is_dir():
             return iter(())
-        files = (
-            path for path in self.folder.iterdir() if path.suffix == _SUFFIX and not path.name.startswith(".")
-        )
+        files = (path for path in self.folder.iterdir() if path.suffix == _SUFFIX and not path.name.startswith("."))
         return iter(sorted(path.stem for path in files if path.is_file()))
 
     def __len__(self) -> int:
@@ -132,9 +130,7 @@ class FeatureStore(Mapping[str, Bag]):
         if features.dtype not in (np.float32, np.float16):
             raise ConfigError(f"Features must be float32 or float16. Got {features.dtype}.")
         if not np.isfinite(features).all():
-            raise EncoderOutputError(
-                f"The features of '{slide_id}' hold NaN or infinity; they cannot be stored."
-            )
+            raise EncoderOutputError(f"The features of '{slide_id}' hold NaN or infinity; they cannot be stored.")
         nothing = np.zeros((0, 4), np.int64)
         content = BagContent(
             boxes=boxes,

@@ -64,7 +64,7 @@ class BagWriter:
     def __init__(self, path: Path, plan: BagPlan) -> None:
         self.path, self.plan = path, plan
         head = JournalHead(plan.recipe_digest, plan.dim, plan.dtype, len(plan.rows), plan.batch_size)
-        self._journal = Journal(path.with_name(f".{path.name}.partial"), head)
+        self._journal = Journal(partial_path(path), head)
 
     @property
     def n_batches(self) -> int:
@@ -106,9 +106,7 @@ class BagWriter:
                 f"unreadable. Got features of shape {features.shape} for dimension {self.plan.dim}."
             )
         if len(rows) + len(unreadable) != len(asked):
-            raise ConfigError(
-                f"Batch {self.n_batches} of '{self.path.name}' does not hold all unreadable tiles given."
-            )
+            raise ConfigError(f"Batch {self.n_batches} of '{self.path.name}' does not hold all unreadable tiles given.")
         self._journal.append(JournalBatch(rows, self._cast(features), unreadable))
 
     def seal(self) -> Path:
@@ -189,3 +187,8 @@ class BagWriter:
                 f"What was written for '{self.path.name}' so far was changed by somebody else. It is deleted: run again."
             )
         return together, unreadable
+
+
+def partial_path(path: Path) -> Path:
+    """Where batches stand while ``path`` is being made."""
+    return path.with_name(f".{path.name}.partial")

@@ -5,7 +5,7 @@ from typing import Any
 
 _HOME = {"Slide": "base", "open_slide": "open", "explain_readers": "open", "list_slides": "listing"}
 
-__all__ = ["Slide", "explain_readers", "list_slides", "open_slide"]  # noqa: F822 - loaded when first used
+__all__ = ["Slide", "explain_readers", "list_slides", "open_slide"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute can be anything

@@ -26,7 +26,9 @@ from microtome.slides.view import View, display_image
 Fill = Literal["white", "black"]
 Modality = Literal["brightfield", "fluorescence", "multichannel"]
 
-_BAND_PX = 16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
+_BAND_PX = (
+    16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
+)
 _DARK = 60  # a pixel whose brightest channel is below this is background of a fluorescence image
 _BRIGHT = 170
 
@@ -38,6 +40,15 @@ class Level:
     size: Size
     downsample_x: float
     downsample_y: float
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a region is read: which channels (None for all), the value out of bounds, how pixels shrink."""
+
+    channels: tuple[int, ...] | None
+    outside: float
+    resample: Resample
 
 
 class Slide(ABC):
@@ -83,6 +94,13 @@ class Slide(ABC):
         Raises:
             UnreadableRegionError: If any pixel of it cannot be decoded.
         """
+
+    def read_channels(
+        self, level: int, box: Box, channels: tuple[int, ...] | None
+    ) -> Shaped[np.ndarray, "h w c"]:
+        """Some channels of :meth:`read_native`, by index; None for all. A reader that can decode fewer overrides it."""
+        pixels = self.read_native(level, box)
+        return pixels if channels is None else pixels[:, :, list(channels)]
 
     @abstractmethod
     def close(self) -> None:
@@ -179,7 +197,12 @@ class Slide(ABC):
         parts = []
         for x, y in itertools.product(range(8), range(8)):
             with suppress(UnreadableRegionError, ConfigError):  # a slide under 8 px has parts of no size
-                box = Box(int(edges_x[x]), int(edges_y[y]), int(edges_x[x + 1] - edges_x[x]), int(edges_y[y + 1] - edges_y[y]))
+                box = Box(
+                    int(edges_x[x]),
+                    int(edges_y[y]),
+                    int(edges_x[x + 1] - edges_x[x]),
+                    int(edges_y[y + 1] - edges_y[y]),
+                )
                 parts.append(self.read(box, size=Size(64, 64)))
         if not parts:
             raise first_error
@@ -203,15 +226,17 @@ class Slide(ABC):
             UnreadableRegionError: If any pixel of it cannot be decoded.
             ChannelError: If the slide is not 8-bit RGB or grey and was opened without ``channels``.
         """
-        pixels = self.read_raw(box, size=size, fill=fill, resample=resample)
         if self.view is not None:
-            return self.view.apply(pixels)
+            value = self.view.high if fill == "white" else self.view.low
+            how = _How(self.view.channels, value, resample)
+            return self.view.apply_window(self._read_how(box, size, how))
         if not self.is_rgb:
             raise ChannelError(
                 f"Slide '{self.path.name}' has {len(self.channels)} channel(s) of {self.dtype} "
                 f"({', '.join(self.channels)[:200]}), not 8-bit RGB. Say how to see it with channels= (--channels, one "
                 "or three of them) and, unless it is 8-bit, window= (--window LOW,HIGH)."
             )
+        pixels = self.read_raw(box, size=size, fill=fill, resample=resample)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
     def read_raw(
@@ -219,19 +244,21 @@ class Slide(ABC):
     ) -> Shaped[np.ndarray, "h w c"]:
         """Read a region in the slide's own channels and dtype; arguments and errors as in :meth:`read`.
 
-        ``fill`` white is the dtype's largest value for 8-bit data and 0 for everything else, where 0 means no
-        signal.
+        ``fill`` white is 255 for 8-bit RGB and grey, and 0 for everything else, where 0 means no signal.
         """
+        return self._read_how(box, size, _How(None, 255 if fill == "white" and self.is_rgb else 0, resample))
+
+    def _read_how(self, box: Box, size: Size | None, how: "_How") -> Shaped[np.ndarray, "h w c"]:
         size = size or box.size
         if size.width < 1 or size.height < 1:
             raise ConfigError(f"size must be at least 1 × 1 px. Got {size.width} × {size.height}.")
         level = self.best_level(box, size)
         source = self._level_box(level, box, size)
         if source.size == size:
-            return self._read_filled(level, source, fill)
-        if resample == "area" and source.width * source.height > _BAND_PX:
-            return shrink_in_bands(lambda band: self._read_filled(level, band, fill), source, size)
-        return resample_image(self._read_filled(level, source, fill), size, resample)
+            return self._read_filled(level, source, how)
+        if how.resample == "area" and source.width * source.height > _BAND_PX:
+            return shrink_in_bands(lambda band: self._read_filled(level, band, how), source, size)
+        return resample_image(self._read_filled(level, source, how), size, how.resample)
 
     def thumbnail(self, max_px: int = 1024) -> UInt8[np.ndarray, "h w 3"]:
         """The scanned part (:attr:`bounds`) with a longest side of at most ``max_px``, to look at.
@@ -241,7 +268,7 @@ class Slide(ABC):
         """
         size = self.bounds.size.fitted(max_px)
         if self.view is None and not self.is_rgb:
-            return display_image(self.read_raw(self.bounds, size=size))
+            return display_image(self.read_raw(self.bounds, size=size), rgb=self.channels == ("R", "G", "B"))
         return self.read(self.bounds, size=size)
 
     def best_level(self, box: Box, size: Size) -> int:
@@ -264,17 +291,17 @@ class Slide(ABC):
         right, bottom = round(box.right / level.downsample_x), round(box.bottom / level.downsample_y)
         return Box(x, y, max(1, right - x), max(1, bottom - y))
 
-    def _read_filled(self, index: int, box: Box, fill: Fill) -> Shaped[np.ndarray, "h w c"]:
+    def _read_filled(self, index: int, box: Box, how: "_How") -> Shaped[np.ndarray, "h w c"]:
         """Read a level's region that may reach out of the scanned part."""
-        level = self.levels[index]
-        inside = box.intersection(self._level_bounds(level))
+        inside = box.intersection(self._level_bounds(self.levels[index]))
         if inside == box:
-            return self.read_native(index, box)
-        white = 255 if self.dtype == np.uint8 and self.is_rgb else 0
-        canvas = np.full((box.height, box.width, len(self.channels)), white if fill == "white" else 0, self.dtype)
+            return self.read_channels(index, box, how.channels)
+        n_channels = len(self.channels if how.channels is None else how.channels)
+        canvas = np.full((box.height, box.width, n_channels), _within(how.outside, self.dtype), self.dtype)
         if inside is not None:
             y, x = inside.y - box.y, inside.x - box.x
-            canvas[y : y + inside.height, x : x + inside.width] = self.read_native(index, inside)
+            pixels = self.read_channels(index, inside, how.channels)
+            canvas[y : y + inside.height, x : x + inside.width] = pixels
         return canvas
 
     def _level_bounds(self, level: Level) -> Box:
@@ -295,3 +322,11 @@ class Slide(ABC):
     def __repr__(self) -> str:
         mpp = "unknown mpp" if self.resolution.mpp is None else f"{self.resolution.mpp:g} µm/px"
         return f"<{type(self).__name__} '{self.path.name}' {self.size.width}×{self.size.height} {mpp}>"
+
+
+def _within(value: float, dtype: np.dtype[Any]) -> float:
+    """The nearest value that a dtype has."""
+    if dtype.kind not in "ui":
+        return value
+    limits = np.iinfo(dtype)
+    return min(max(round(value), limits.min), limits.max)

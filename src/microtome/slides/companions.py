@@ -111,6 +111,8 @@ def check_dicom(path: Path, header: DicomHeader) -> None:
         raise NotASlideError(
             f"'{path}' is a DICOM file of another kind ({header.class_name}), not a whole-slide image. Leave it out."
         )
+    if header.is_deflated:
+        return
     series = dicom_series(path)
     volumes = {p: h for p, h in series.items() if h.is_volume}
     if not volumes:
@@ -136,7 +138,7 @@ def _check_concatenations(path: Path, volumes: dict[Path, DicomHeader]) -> None:
             parts.setdefault(header.concatenation, []).append(header)
     for members in parts.values():
         present = {m.part for m in members}
-        wanted = set(range(1, max(max(m.parts for m in members), max(present)) + 1))
+        wanted = set(range(1, max(*(m.parts for m in members), *present) + 1))
         if wanted - present:
             missing = ", ".join(map(str, sorted(wanted - present)))
             raise MissingCompanionError(

@@ -89,6 +89,11 @@ class DicomHeader:
         return "RESAMPLED" in self.image_type
 
     @property
+    def is_deflated(self) -> bool:
+        """Whether all but the kind of object is deflated, and so unknown here."""
+        return self.transfer_syntax == _DEFLATED
+
+    @property
     def class_name(self) -> str:
         """The kind of object, in words."""
         return _CLASS_NAMES.get(self.sop_class, f"class {self.sop_class or 'unknown'}")
@@ -162,10 +167,11 @@ def _elements(file: BinaryIO, size: int, encoding: _Encoding, *, meta: bool) -> 
     """Top-level elements with short values, up to the last that anyone here wants."""
     while file.tell() < size:
         start = file.tell()
-        tag, vr, length = _element_head(file, encoding)
-        if tag > _LAST or (meta and tag >> 16 != 2):
-            file.seek(start)
+        group, element = struct.unpack(encoding.order + "HH", file.read(4))
+        file.seek(start)  # what follows the last element may be encoded in another way
+        if (group << 16 | element) > _LAST or (meta and group != 2):
             return
+        tag, vr, length = _element_head(file, encoding)
         if length == _UNDEFINED:
             _skip_sequence(file, encoding, depth=0, until=_SEQUENCE_END)
         elif length > _MAX_VALUE_BYTES or vr == b"SQ":

@@ -6,7 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
-from microtome.errors import ConfigError, SlideError, SlideOpenError, SlidePermissionError, UnsupportedFormatError
+from microtome.errors import (
+    ConfigError,
+    SlideError,
+    SlideOpenError,
+    SlidePermissionError,
+    UnsupportedFormatError,
+)
 from microtome.slides.base import Slide
 from microtome.slides.file_slide import FileSlide, OpenOptions
 from microtome.slides.listing import find_dicom_slide
@@ -110,7 +116,9 @@ def _options(
     window: tuple[float, float] | None,
 ) -> OpenOptions:
     if override and mpp is None:
-        raise ConfigError("override_mpp needs mpp (--override-mpp needs --mpp): there is nothing that could win.")
+        raise ConfigError(
+            "override_mpp needs mpp (--override-mpp needs --mpp): there is nothing that could win."
+        )
     if isinstance(channels, str):
         raise ConfigError(f"channels must be a list of names or indices. Got the text {channels!r}.")
     given = None if mpp is None else Given(mpp, source, override)
@@ -146,7 +154,9 @@ def _try(
             errors.append(error)
             reason = str(error)
         except PermissionError as error:
-            raise SlidePermissionError(f"'{kind.path}' may not be read by this user ({error.strerror}).") from error
+            raise SlidePermissionError(
+                f"'{kind.path}' may not be read by this user ({error.strerror})."
+            ) from error
         else:
             verdicts.append(ReaderVerdict(name, took=True, reason="took it"))
             return slide

@@ -11,7 +11,12 @@ import numpy as np
 import openslide
 from jaxtyping import Shaped, UInt8
 
-from microtome.errors import SlideOpenError, UnreadableRegionError, UnsupportedCompressionError, UnsupportedFormatError
+from microtome.errors import (
+    SlideOpenError,
+    UnreadableRegionError,
+    UnsupportedCompressionError,
+    UnsupportedFormatError,
+)
 from microtome.geometry import Box, Size
 from microtome.slides.base import Level
 from microtome.slides.companions import find_companions
@@ -20,7 +25,10 @@ from microtome.slides.probe import FileKind
 from microtome.slides.resolution import Metadata
 
 _PLAIN_FORMATS = ("png", "jpeg", "image")
-_CHECKED_VENDORS = ("generic-tiff", "aperio")  # for the others OpenSlide knows the vendor's meaning of the tags
+_CHECKED_VENDORS = (
+    "generic-tiff",
+    "aperio",
+)  # for the others OpenSlide knows the vendor's meaning of the tags
 _MPP_ORIGIN = {  # the tag behind openslide.mpp-x, by vendor
     "aperio": "aperio.MPP",
     "generic-tiff": "tiff.XResolution",
@@ -58,6 +66,10 @@ class OpenSlideSlide(FileSlide):
         """Why OpenSlide does not take the file, or would read it wrongly; None where it tries."""
         if kind.format in _PLAIN_FORMATS:
             return "plain images are not OpenSlide's"
+        if kind.dicom is not None and (
+            kind.dicom.bits != 8 or kind.dicom.photometric.startswith("MONOCHROME")
+        ):
+            return f"OpenSlide takes DICOM of 8-bit colour only; this is {kind.dicom.photometric} of {kind.dicom.bits} bits"
         try:
             vendor = openslide.OpenSlide.detect_format(str(kind.path))
         except openslide.OpenSlideError as error:
@@ -158,7 +170,6 @@ class OpenSlideSlide(FileSlide):
     def companions(self) -> tuple[Path, ...]:
         """Files beside a MRXS, VMS or DICOM slide that are part of it."""
         return find_companions(self.path)
-
 
 
 def _open(path: Path) -> openslide.OpenSlide:

@@ -1,7 +1,7 @@
 """How pixels shrink: area averaging by default, Pillow's filters by name for parity with other tools."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -22,7 +22,9 @@ _PIL_FILTERS = {
 _BAND_ROWS = 256
 
 
-def resample_image(image: Shaped[np.ndarray, "h w c"], size: Size, resample: Resample) -> Shaped[np.ndarray, "H W c"]:
+def resample_image(
+    image: Shaped[np.ndarray, "h w c"], size: Size, resample: Resample
+) -> Shaped[np.ndarray, "H W c"]:
     """Resample an image to ``size``.
 
     Args:
@@ -62,7 +64,7 @@ def shrink_in_bands(
         The same as averaging the whole region at once, up to rounding.
     """
     sums: Float[np.ndarray, "H W c"] | None = None
-    dtype: np.dtype[np.generic] | None = None
+    dtype: np.dtype[Any] | None = None
     ratio = source.height / size.height
     for top in range(0, source.height, _BAND_ROWS):
         rows = min(_BAND_ROWS, source.height - top)
@@ -82,7 +84,8 @@ def shrink_in_bands(
 def _overlaps(starts: np.ndarray, length: float, pixels: np.ndarray) -> Float[np.ndarray, "targets pixels"]:
     """Length of the part of each unit pixel that lies in each interval ``start .. start + length``."""
     ends = np.minimum(starts[:, None] + length, pixels[None, :] + 1)
-    return np.clip(ends - np.maximum(starts[:, None], pixels[None, :]), 0.0, 1.0)
+    overlaps: np.ndarray = np.clip(ends - np.maximum(starts[:, None], pixels[None, :]), 0.0, 1.0)
+    return overlaps
 
 
 def _cv2_resize(image: np.ndarray, size: Size, flag: int) -> np.ndarray:
@@ -90,8 +93,10 @@ def _cv2_resize(image: np.ndarray, size: Size, flag: int) -> np.ndarray:
         raise ConfigError(f"Pixels of {image.dtype} cannot be resampled.")
     work = image if image.dtype in (np.uint8, np.uint16, np.float32, np.float64) else image.astype(np.float64)
     # OpenCV takes few channels at a time and drops a single one
-    planes = [cv2.resize(work[:, :, c : c + 4], (size.width, size.height), interpolation=flag)
-              for c in range(0, work.shape[2], 4)]
+    planes = [
+        cv2.resize(work[:, :, c : c + 4], (size.width, size.height), interpolation=flag)
+        for c in range(0, work.shape[2], 4)
+    ]
     joined = np.concatenate([p if p.ndim == 3 else p[:, :, None] for p in planes], axis=2)
     return _as_dtype(joined, image.dtype)
 
@@ -101,10 +106,11 @@ def _pil_float(plane: np.ndarray, size: Size, method: Image.Resampling) -> np.nd
     return np.asarray(picture.resize((size.width, size.height), method), dtype=np.float64)
 
 
-def _as_dtype(values: np.ndarray, dtype: np.dtype[np.generic]) -> np.ndarray:
+def _as_dtype(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     if values.dtype == dtype:
         return values
     if dtype.kind in "ui":
         limits = np.iinfo(dtype)
-        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
-    return values.astype(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    out: np.ndarray = values.astype(dtype)
+    return out

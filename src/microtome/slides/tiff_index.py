@@ -5,7 +5,6 @@ Classic TIFF and BigTIFF of either byte order, SubIFDs included. No pixels are d
 """
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -16,7 +15,20 @@ from microtome.errors import CorruptSlideError, TruncatedSlideError
 
 _MAX_PAGES = 4096  # a stack may have more; those beyond are not checked
 _MAX_TAGS = 4096
-_TYPES = {1: "u1", 2: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
+_TYPES = {
+    1: "u1",
+    2: "u1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    7: "u1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
+}
 _TYPE_BYTES = {**{k: int(v[1]) for k, v in _TYPES.items()}, 5: 8, 10: 8, 11: 4, 12: 8}
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -131,19 +143,21 @@ class _Walk:
     def index(self) -> TiffIndex:
         at = self._number(8, 8) if self._big else self._number(4, 4)
         if not self._big and self._order == "<" and self._size > 2**32 and self._is_large_ndpi():
-            return TiffIndex(False, (TiffPage(1, 1, (8,), 3, is_tiled=False),))
+            return TiffIndex(is_big=False, pages=(TiffPage(1, 1, (8,), 3, is_tiled=False),))
         pages: list[TiffPage] = []
         description = ""
         while at and len(pages) < _MAX_PAGES:
             tags, at = self._ifd(at)
             page = self._page(tags)
             if not pages:
-                description = bytes(tags.get(DESCRIPTION, np.empty(0, "u1"))).decode("utf-8", "replace").strip("\0")
+                description = (
+                    bytes(tags.get(DESCRIPTION, np.empty(0, "u1"))).decode("utf-8", "replace").strip("\0")
+                )
             pages.append(page)
             self._check_sub_ifds(tags)
         if not pages:
             self._corrupt("it has no image")
-        return TiffIndex(self._big, tuple(pages), description)
+        return TiffIndex(is_big=self._big, pages=tuple(pages), description=description)
 
     def _is_large_ndpi(self) -> bool:
         """Hamamatsu's own way above 4 GiB: a classic header whose offset has 64 bits."""
@@ -155,7 +169,8 @@ class _Walk:
     def _check_sub_ifds(self, tags: dict[int, np.ndarray]) -> None:
         for at in tags.get(SUB_IFDS, np.empty(0, "u8"))[:_MAX_PAGES]:
             following = int(at)
-            while following:
+            # Some writers link the SubIFDs to each other as well as listing them: each is walked once.
+            while following and following not in self._seen:
                 below, following = self._ifd(following)
                 self._page(below)
 
@@ -174,17 +189,16 @@ class _Walk:
             tag, kind = struct.unpack_from(self._order + "HH", entries, start)
             if tag in _READ and kind in _TYPES:
                 tags[tag] = self._values(tag, kind, entries[start + 4 : start + entry])
-        return tags, int.from_bytes(entries[-word:], "little" if self._order == "<" else "big")
+        return tags, self._integer(entries[-word:])
 
     def _values(self, tag: int, kind: int, entry: bytes) -> np.ndarray:
         word = len(entry) // 2
-        order = "little" if self._order == "<" else "big"
-        count = int.from_bytes(entry[:word], order)
+        count = self._integer(entry[:word])
         n_bytes = count * _TYPE_BYTES[kind]
         if n_bytes <= word:
             data = entry[word : word + n_bytes]
         else:
-            data = self._bytes(int.from_bytes(entry[word:], order), n_bytes, f"the values of tag {tag}")
+            data = self._bytes(self._integer(entry[word:]), n_bytes, f"the values of tag {tag}")
         return np.frombuffer(data, self._order + _TYPES[kind])
 
     def _page(self, tags: dict[int, np.ndarray]) -> TiffPage:
@@ -219,7 +233,10 @@ class _Walk:
                 self._truncated(f"{missing} of {len(ends)} tiles or strips of a page end beyond it")
 
     def _number(self, at: int, n_bytes: int) -> int:
-        return int.from_bytes(self._bytes(at, n_bytes, "its index"), "little" if self._order == "<" else "big")
+        return self._integer(self._bytes(at, n_bytes, "its index"))
+
+    def _integer(self, data: bytes) -> int:
+        return int.from_bytes(data, "little" if self._order == "<" else "big")
 
     def _bytes(self, at: int, n_bytes: int, what: str) -> bytes:
         if at + n_bytes > self._size:
@@ -244,5 +261,4 @@ def _has(tags: dict[int, np.ndarray], tag: int) -> bool:
 
 
 def _first(tags: dict[int, np.ndarray], tag: int, default: int) -> int:
-    values: Iterable[int] = tags.get(tag, ())
-    return next((int(v) for v in values), default)
+    return int(tags[tag][0]) if _has(tags, tag) else default

@@ -33,7 +33,10 @@ class View:
 
     def apply(self, pixels: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
         """Native pixels as 8-bit RGB."""
-        chosen = pixels[:, :, list(self.channels)]
+        return self.apply_window(pixels[:, :, list(self.channels)])
+
+    def apply_window(self, chosen: Shaped[np.ndarray, "h w n"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of :attr:`channels` alone, in their order, as 8-bit RGB."""
         if chosen.dtype != np.uint8 or (self.low, self.high) != (0.0, 255.0):
             scaled = (chosen.astype(np.float32) - self.low) * (255.0 / (self.high - self.low))
             chosen = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
@@ -59,7 +62,9 @@ def make_view(
         elif text.isdigit() and int(text) < len(names):
             indices.append(int(text))
         else:
-            raise ChannelError(f"There is no channel {channel!r}. The slide has {', '.join(names)} (0 to {len(names) - 1}).")
+            raise ChannelError(
+                f"There is no channel {channel!r}. The slide has {', '.join(names)} (0 to {len(names) - 1})."
+            )
     if window is None:
         if dtype != np.uint8:
             raise ChannelError(
@@ -70,13 +75,27 @@ def make_view(
     return View(tuple(indices), float(window[0]), float(window[1]))
 
 
-def display_image(pixels: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Stretch and colour many channels for eyes only; up to six channels are shown."""
+def display_image(pixels: Shaped[np.ndarray, "h w c"], *, rgb: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """Stretch and colour many channels for eyes only; up to six channels are shown.
+
+    Args:
+        pixels: Native pixels of any real dtype.
+        rgb: Whether they are red, green and blue, which are stretched alike so that white stays white.
+    """
+    if rgb:
+        low, high = np.percentile(pixels, 1.0), np.percentile(pixels, 99.8)
+        stretched = np.clip((pixels.astype(np.float64) - low) / max(high - low, 1e-9), 0.0, 1.0)
+        return _bytes(stretched)
     shown = pixels[:, :, : len(_DISPLAY_COLOURS)].astype(np.float64)
     low = np.percentile(shown, 1.0, axis=(0, 1))
     high = np.percentile(shown, 99.8, axis=(0, 1))
     stretched = np.clip((shown - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
     if shown.shape[2] == 1:
-        return np.repeat(np.rint(stretched * 255).astype(np.uint8), 3, axis=2)
+        return np.repeat(_bytes(stretched), 3, axis=2)
     mixed = stretched @ _DISPLAY_COLOURS[: shown.shape[2]]
-    return np.rint(np.clip(mixed, 0.0, 1.0) * 255).astype(np.uint8)
+    return _bytes(np.clip(mixed, 0.0, 1.0))
+
+
+def _bytes(shares: np.ndarray) -> np.ndarray:
+    out: np.ndarray = np.rint(shares * 255).astype(np.uint8)
+    return out

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from microtome.errors import ClaimedError
+from microtome.errors import ClaimedError, OutputWriteError
 from microtome.storage.files import remove_leftovers, write_errors_explained
 
 CLAIM_HEARTBEAT_S = 10.0
@@ -72,6 +72,16 @@ class Claim:
         found = self._read()
         return found is not None and self._is_alive(found)
 
+    def remove_if_dead(self) -> None:
+        """Clean up after a process that was killed between finishing the output and letting go of it.
+
+        For who finds the output made and so need not claim it. A living claim, or a folder that is read-only, is
+        left as it is.
+        """
+        if self.path.exists():
+            with suppress(ClaimedError, OutputWriteError), self:
+                pass
+
     def check(self) -> None:
         """Make sure, before writing, that the claim is still held by this object.
 
@@ -112,15 +122,11 @@ class Claim:
     def _take_over_if_dead(self) -> None:
         found = self._read()
         if found is not None and self._is_alive(found):
-            raise ClaimedError(
-                f"'{self.output}' is being made by another process. Wait for it. {self._remedy()}"
-            )
+            raise ClaimedError(f"'{self.output}' is being made by another process. Wait for it. {self._remedy()}")
         if found is not None:
             self._bury(found)
         elif not self._create():
-            raise ClaimedError(
-                f"'{self.output}' was just claimed by another process. Wait for it. {self._remedy()}"
-            )
+            raise ClaimedError(f"'{self.output}' was just claimed by another process. Wait for it. {self._remedy()}")
 
     def _remedy(self) -> str:
         return f"If that process is dead, '{self.path.name}' expires after {CLAIM_EXPIRY_S:.0f} s."
@@ -135,8 +141,9 @@ class Claim:
         try:
             grave.open("x").close()
         except FileExistsError:
-            if self._age(grave) > CLAIM_EXPIRY_S:  # killed while burying
-                grave.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if self._age(grave) > CLAIM_EXPIRY_S:  # killed while burying
+                    grave.unlink()
             raise ClaimedError(f"'{self.output}' is being claimed by another process. Wait for it.") from None
         try:
             if self._read() == dead:

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import IO
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from microtome.storage.progress import Tally
+from microtome.storage.progress import Stream, Tally
 
 
 class LiveProgress:
@@ -21,9 +21,7 @@ class LiveProgress:
         clock: Tells the time, in seconds.
     """
 
-    def __init__(
-        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Console(stderr=True) if console is None else console
         self._clock = clock
         self._lock = threading.RLock()
@@ -94,6 +92,6 @@ class LiveProgress:
             )
 
 
-def live_progress(stream: IO[str]) -> LiveProgress:
+def live_progress(stream: Stream) -> LiveProgress:
     """Bars on the terminal behind ``stream``."""
-    return LiveProgress(Console(file=stream))
+    return LiveProgress(Console(file=cast("IO[str]", stream)))

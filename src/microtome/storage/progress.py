@@ -6,12 +6,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 _RATE_WINDOW_S = 30.0
 
 
 @runtime_checkable
+@runtime_checkable
+class Stream(Protocol):
+    """What progress is written to: an open text file, or anything that acts like one."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+        ...
+
+    def flush(self) -> object:
+        """Make what was written visible."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
+
+
 @runtime_checkable
 class Progress(Protocol):
     """Where a job says how far it is. Every method may be called from any thread."""
@@ -63,9 +80,7 @@ class Tally:
         self.stage, self.total = stage, total
         self.n_slides = self.n_tiles = 0
         self._clock, self._began = clock, clock()
-        self._n_known = self._n_tiled = self._known_tiles = (
-            0  # slides looked at, slides with tiles to do, tiles
-        )
+        self._n_known = self._n_tiled = self._known_tiles = 0  # slides looked at, slides with tiles to do, tiles
         self._recent: deque[tuple[float, int]] = deque([(self._began, 0)])
 
     @property
@@ -165,12 +180,12 @@ class LineProgress:
 
     def __init__(
         self,
-        stream: IO[str] | None = None,
+        stream: Stream | None = None,
         *,
         every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: Stream = sys.stderr if stream is None else stream
         self._every_s, self._clock = every_s, clock
         self._lock = threading.RLock()
         self._tally: Tally | None = None
@@ -216,7 +231,7 @@ class LineProgress:
         self._stream.flush()
 
 
-def open_progress(*, quiet: bool = False, stream: IO[str] | None = None) -> Progress:
+def open_progress(*, quiet: bool = False, stream: Stream | None = None) -> Progress:
     """Choose how progress is shown: bars where ``stream`` is a terminal that can draw them, lines where not.
 
     Args:
@@ -225,9 +240,9 @@ def open_progress(*, quiet: bool = False, stream: IO[str] | None = None) -> Prog
     """
     if quiet:
         return QuietProgress()
-    stream = sys.stderr if stream is None else stream
-    if stream.isatty() and os.environ.get("TERM") != "dumb":
+    shown: Stream = sys.stderr if stream is None else stream
+    if shown.isatty() and os.environ.get("TERM") != "dumb":
         from microtome.storage.live import live_progress  # not before: rich takes a while to import
 
-        return live_progress(stream)
-    return LineProgress(stream)
+        return live_progress(shown)
+    return LineProgress(shown)

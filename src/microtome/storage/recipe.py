@@ -37,9 +37,7 @@ def plain_value(value: Any) -> Any:  # noqa: ANN401 - any value of a recipe come
         raise ConfigError(f"A recorded value must be finite. Got {value}.")
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise ConfigError(
-        f"A {type(value).__name__} cannot be recorded. Give plain numbers, strings and containers."
-    )
+    raise ConfigError(f"A {type(value).__name__} cannot be recorded. Give plain numbers, strings and containers.")
 
 
 def hash_array(array: Shaped[np.ndarray, "..."]) -> str:
@@ -87,9 +85,7 @@ def recipe_changes(old: str, new: str) -> list[str]:
         raise ValueError("A recipe's text must be a JSON object.")  # noqa: TRY004 - what is wrong is the text's value
     changes = []
     for key in sorted(before.keys() | after.keys()):
-        a, b = (
-            json.dumps(side[key], sort_keys=True) if key in side else "absent" for side in (before, after)
-        )
+        a, b = (json.dumps(side[key], sort_keys=True) if key in side else "absent" for side in (before, after))
         if a != b:  # of the texts: to Python 1, 1.0 and True are equal, to a digest they are not
             changes.append(f"{key}: {_short(a)} → {_short(b)}")
     return changes

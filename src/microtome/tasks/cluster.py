@@ -26,7 +26,13 @@ from microtome.tasks.cluster_tables import (
     write_assignment,
     write_summary,
 )
-from microtome.tasks.feature_rows import FeatureRows, FeatureSource, finite_rows, sorted_slides
+from microtome.tasks.feature_rows import (
+    FeatureRows,
+    FeatureSource,
+    features_digest,
+    finite_rows,
+    sorted_slides,
+)
 
 __all__ = [
     "CENTROIDS_FILE",
@@ -151,7 +157,7 @@ def load_clusters(path: Path) -> Clusters:
         CorruptOutputError: If the file is absent, damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             form = str(file["format"])
             loaded = Clusters(
                 file["centroids"],
@@ -190,7 +196,7 @@ def cluster_recipe(
     """
     wanted = sorted_slides(store, slide_ids)
     return {
-        "features": digest({slide_id: store.recipe_text(slide_id) for slide_id in wanted}),
+        "features": features_digest(store, wanted),
         "n_slides": len(wanted),
         "method": "standardise, k-means++ and Lloyd on a sample, one mini-batch pass",
         "n_clusters": n_clusters,
@@ -395,7 +401,7 @@ def assign_clusters(
     n_slides = np.zeros(len(clusters), np.int64)
     for slide_id in sorted_slides(store, slide_ids):
         path = folder / f"{safe_name(slide_id)}.parquet"
-        recipe = recipe_text({"clusters": clusters.digest, "features": store.recipe_text(slide_id)})
+        recipe = recipe_text({"clusters": clusters.digest, "features": features_digest(store, [slide_id])})
         if read_table_recipe(path) == recipe:
             found = read_assignment(path)["cluster"].to_numpy().astype(np.int64)
         else:
@@ -407,7 +413,7 @@ def assign_clusters(
         n_slides += here > 0
     total = max(int(n_tiles.sum()), 1)
     summary = [
-        ClusterSummary(k, int(n), int(n) / total, int(s))
+        ClusterSummary(k, int(n), round(int(n) / total, 6), int(s))
         for k, (n, s) in enumerate(zip(n_tiles, n_slides, strict=True))
     ]
     write_summary(folder / SUMMARY_FILE, summary)

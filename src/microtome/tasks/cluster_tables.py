@@ -31,7 +31,7 @@ class ClusterSummary:
     Attributes:
         cluster: Its number.
         n_tiles: Tiles assigned to it, over all slides.
-        share: Their share of all tiles, 0..1.
+        share: Their share of all tiles, 0..1, to six decimals.
         n_slides: Slides that have at least one of them.
     """
 

@@ -2,14 +2,19 @@
 
 from functools import partial
 
+import numpy as np
+from jaxtyping import Float32
+
 from microtome.config import ExtractConfig, TileConfig
 from microtome.encoders.base import Encoder
-from microtome.errors import ConfigError
+from microtome.errors import ConfigError, MicrotomeError
+from microtome.features.bag import Bag
 from microtome.features.extract import extract_all
 from microtome.features.outcomes import Extracted, Failure, Job
 from microtome.features.plan import ExtractOptions
 from microtome.features.store import FeatureStore, features_folder_name
 from microtome.slides.listing import SlideEntry
+from microtome.tasks.quality import MeasuredTiles, keep_quality, measure_rows, unmeasured
 from microtome.tasks.work import Work, open_entry
 from microtome.tiles.grid import Grid
 from microtome.tiles.save import save_tiles
@@ -21,6 +26,12 @@ def open_source(work: Work, entry: SlideEntry) -> SlideTiles:
     """Open the laid tiles of a slide; closing the source closes the slide."""
     tiles = read_tiles(work.folder.tiles(entry.slide_id))
     return SlideTiles(open_entry(entry, work.config), tiles, entry.slide_id)
+
+
+def open_measured(work: Work, entry: SlideEntry) -> MeasuredTiles:
+    """The same, measuring quality flags of what is read."""
+    tiles = read_tiles(work.folder.tiles(entry.slide_id))
+    return MeasuredTiles(open_entry(entry, work.config), tiles, entry.slide_id)
 
 
 def extract_options(config: ExtractConfig) -> ExtractOptions:
@@ -44,15 +55,32 @@ def extract_slides(work: Work, config: ExtractConfig, encoder: Encoder, grid: Gr
     """
     name = features_folder_name(encoder.card.name, grid.tile_px, grid.mpp, level=grid.level)
     store = FeatureStore(work.folder.features(name))
-    jobs = [Job(entry.slide_id, partial(open_source, work, entry)) for entry in work.alive]
+    opened: dict[str, MeasuredTiles] = {}
+
+    def open_job(entry: SlideEntry) -> SlideTiles:
+        if not config.quality_flags:
+            return open_source(work, entry)
+        opened[entry.slide_id] = source = open_measured(work, entry)
+        return source
+
+    def settle(outcome: Extracted | Failure) -> None:
+        note_outcome(work, outcome)
+        source = opened.pop(outcome.slide_id, None)
+        if source is not None and isinstance(outcome, Extracted):
+            try:
+                keep_flags(work, outcome, source.quality, store[outcome.slide_id])
+            except (MicrotomeError, OSError) as error:
+                work.fail(outcome.slide_id, "quality flags", error)
+
+    jobs = [Job(entry.slide_id, partial(open_job, entry)) for entry in work.alive]
     with work.stage("features", len(jobs)):
         extract_all(
-            jobs, encoder, store, extract_options(config), on_done=partial(_note, work), progress=work.progress, stop=work.stop
+            jobs, encoder, store, extract_options(config), on_done=settle, progress=work.progress, stop=work.stop
         )
     return store
 
 
-def _note(work: Work, outcome: Extracted | Failure) -> None:
+def note_outcome(work: Work, outcome: Extracted | Failure) -> None:
     """Enter one slide's outcome in the books."""
     if isinstance(outcome, Failure):
         work.fail(outcome.slide_id, f"features ({outcome.stage})", outcome.error)
@@ -60,8 +88,39 @@ def _note(work: Work, outcome: Extracted | Failure) -> None:
     row = work.rows[outcome.slide_id]
     row.n_tiles, row.n_unreadable = outcome.n_tiles, outcome.n_unreadable
     row.seconds += outcome.seconds
+    work.finished.add(outcome.slide_id)
     if outcome.status == "done":
         work.worked.add(outcome.slide_id)
+
+
+def keep_flags(work: Work, outcome: Extracted, measured: dict[str, Float32[np.ndarray, " n"]], bag: Bag) -> None:
+    """Store a slide's quality flags; tiles that an earlier, broken-off run had read are read again for them."""
+    path = work.folder.tiles(outcome.slide_id)
+    rows = np.arange(len(next(iter(measured.values())))) if bag.rows is None else bag.rows
+    missing = unmeasured(path, rows)
+    if len(missing) == 0:
+        return
+    still = missing[np.isnan(next(iter(measured.values()))[missing])]
+    if len(still):
+        entry = next(e for e in work.entries if e.slide_id == outcome.slide_id)
+        with open_measured(work, entry) as source:
+            measure_rows(source, still)
+            measured = {
+                name: np.where(np.isnan(values), source.quality[name], values) for name, values in measured.items()
+            }
+    keep_quality(path, outcome.slide_id, measured)
+
+
+def measure_slide(work: Work, entry: SlideEntry) -> bool:
+    """Measure the quality flags of all tiles of a slide, without features; those that are there are kept."""
+    path = work.folder.tiles(entry.slide_id)
+    with open_measured(work, entry) as source:
+        missing = unmeasured(path, np.arange(len(source)))
+        if len(missing) == 0:
+            return False
+        measure_rows(source, missing)
+        keep_quality(path, entry.slide_id, source.quality)
+    return True
 
 
 def save_tile_images(work: Work, entry: SlideEntry) -> bool:
@@ -75,7 +134,9 @@ def save_tile_images(work: Work, entry: SlideEntry) -> bool:
             work.folder.tile_images(entry.slide_id),
             image_format=config.tile_format,
             quality=config.tile_quality,
-            workers=1,
+            workers=1,  # slides are worked on at once
+            overwrite=config.overwrite,
+            progress=lambda n: work.progress.advance(n_tiles=n),
         )
     work.rows[entry.slide_id].n_unreadable = saved.n_unreadable
-    return saved.n_written > 0
+    return saved.status == "done"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
 from microtome.errors import ConfigError, EncoderOutputError
+from microtome.storage import digest
 
 BLOCK_ROWS = 256
 """Rows that lie together on the disk and are read at once."""
@@ -47,8 +48,8 @@ class FeatureSource(Protocol):
         """Features of one slide."""
         ...
 
-    def recipe_text(self, slide_id: str) -> str:
-        """What decided them."""
+    def recipe_text(self, slide_id: str) -> str | None:
+        """What decided them; None where a file of other software does not say."""
         ...
 
 
@@ -66,6 +67,22 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be a whole number from 0 to {2**32 - 1}. Got {seed}.")
+
+
+def features_digest(source: FeatureSource, slide_ids: Sequence[str]) -> str:
+    """Identify the features of these slides: by what decided them, or else by their values."""
+    return digest({slide_id: _recipe_or_values(source, slide_id) for slide_id in slide_ids})
+
+
+def _recipe_or_values(source: FeatureSource, slide_id: str) -> str:
+    text = source.recipe_text(slide_id)
+    if text is not None:
+        return text
+    features = source[slide_id].features
+    values = hashlib.sha256(f"{features.dtype.str} {features.shape}".encode())
+    for start in range(0, len(features), _CHUNK_ROWS):
+        values.update(np.ascontiguousarray(features[start : start + _CHUNK_ROWS]).tobytes())
+    return values.hexdigest()
 
 
 def sorted_slides(source: FeatureSource, slide_ids: Sequence[str] | None) -> list[str]:

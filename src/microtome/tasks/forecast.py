@@ -91,7 +91,11 @@ class _Speeds:
 
 
 def forecast_cohort(
-    config: InspectConfig, good: "Sequence[tuple[SlideEntry, InspectedSlide]]", *, grid: Grid, method: stages.TissueMethod
+    config: InspectConfig,
+    good: "Sequence[tuple[SlideEntry, InspectedSlide]]",
+    *,
+    grid: Grid,
+    method: stages.TissueMethod,
 ) -> Forecast:
     """Measure some slides of a cohort and scale to all of it.
 
@@ -173,9 +177,7 @@ def _seconds_per_byte(path: Path) -> float:
     return (time.perf_counter() - began) / max(n, 1)
 
 
-def _features(
-    work: Work, config: InspectConfig, encoder: Encoder, speeds: _Speeds, n_tiles: int
-) -> StageForecast:
+def _features(work: Work, config: InspectConfig, encoder: Encoder, speeds: _Speeds, n_tiles: int) -> StageForecast:
     """Run the extraction loop itself on some tiles of the picked slides."""
     options = replace(extract_options(config), n_tiles=min(config.n_tiles or _MEASURED_TILES, _MEASURED_TILES))
     store = FeatureStore(work.folder.features("measured"))

@@ -9,10 +9,24 @@ from microtome.config import RunConfig
 from microtome.errors import CorruptOutputError, MicrotomeError
 from microtome.features.store import FeatureStore
 from microtome.storage import recipe_text
-from microtome.tasks.cluster import CENTROIDS_FILE, Clusters, assign_clusters, cluster_features, cluster_recipe, load_clusters
+from microtome.tasks.cluster import (
+    CENTROIDS_FILE,
+    Clusters,
+    assign_clusters,
+    cluster_features,
+    cluster_recipe,
+    load_clusters,
+)
 from microtome.tasks.cluster_tables import TypicalTile, typical_tiles
 from microtome.tasks.extraction import open_source
-from microtome.tasks.umap import MIN_POINTS, UMAP_FILE, read_umap_recipe, umap_features, umap_recipe, write_umap
+from microtome.tasks.umap import (
+    MIN_POINTS,
+    UMAP_FILE,
+    read_umap_recipe,
+    umap_features,
+    umap_recipe,
+    write_umap,
+)
 from microtome.tasks.work import Work
 
 TILES_PER_MONTAGE = 12
@@ -27,8 +41,8 @@ def group_slides(work: Work, config: RunConfig, store: FeatureStore) -> None:
     n_tiles = sum(len(store[slide_id]) for slide_id in slide_ids)
     if n_tiles < config.n_clusters:
         work.record.notes.append(
-            f"No clusters: {n_tiles} tile(s) on {len(slide_ids)} slide(s), fewer than the {config.n_clusters} clusters asked "
-            "for. Pass a smaller --n-clusters, or add slides."
+            f"No clusters: {n_tiles} tile(s) on {len(slide_ids)} slide(s), fewer than the {config.n_clusters} clusters "
+            "asked for. Pass a smaller --n-clusters, or add slides."
         )
         return
     with work.stage("clusters", len(slide_ids)):
@@ -62,3 +76,38 @@ def lay_out(path: Path, config: RunConfig, store: FeatureStore, clusters: Cluste
         return
     points = umap_features(store, clusters, n_points=config.umap_points, seed=config.seed, slide_ids=slide_ids)
     write_umap(path, points)
+
+
+def draw_montages(work: Work, slide_ids: Sequence[str]) -> None:
+    """Write ``clusters/montage_<k>.jpg``, the tiles nearest to each centroid, read again from the slides."""
+    from microtome.viz.montage import draw_strip
+    from microtome.viz.overlay import write_jpeg
+
+    chosen = typical_tiles(work.folder.clusters, slide_ids, n_per_cluster=TILES_PER_MONTAGE)
+    images = read_typical(work, [tile for tiles in chosen.values() for tile in tiles])
+    for cluster, tiles in chosen.items():
+        shown = [images[tile.slide_id, tile.box] for tile in tiles if (tile.slide_id, tile.box) in images]
+        strip = draw_strip(shown, n_places=TILES_PER_MONTAGE, tile_px=112)
+        write_jpeg(work.folder.clusters / f"montage_{cluster}.jpg", strip)
+        work.progress.advance(n_slides=1)
+
+
+def read_typical(work: Work, tiles: Sequence[TypicalTile]) -> dict[tuple[str, tuple[int, int, int, int]], np.ndarray]:
+    """Read tiles for pictures, slide by slide; a slide that can no longer be read has none and a note says so."""
+    by_slide: dict[str, list[TypicalTile]] = {}
+    for tile in tiles:
+        by_slide.setdefault(tile.slide_id, []).append(tile)
+    entries = {entry.slide_id: entry for entry in work.entries}
+    images = {}
+    for slide_id, wanted in by_slide.items():
+        try:
+            with open_source(work, entries[slide_id]) as source:
+                rows = {tuple(box): row for row, box in enumerate(source.boxes.tolist())}
+                found = source.read(np.array([rows[tile.box] for tile in wanted], np.int64))
+        except (MicrotomeError, OSError) as error:
+            work.record.notes.append(f"Montages lack slide {slide_id}: {error}")
+            continue
+        for tile, image, readable in zip(wanted, found.images, found.readable, strict=True):
+            if readable:
+                images[slide_id, tile.box] = image
+    return images

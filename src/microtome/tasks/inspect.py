@@ -174,11 +174,11 @@ def _warnings(slides: Sequence[InspectedSlide]) -> list[str]:
         twin = first.setdefault(slide.fingerprint, slide)
         if twin is not slide:
             warnings.append(f"'{slide.path}' has the same content as '{twin.path}': one slide counts twice.")
-    for slide in slides:
-        if slide.n_sampled_unreadable:
-            warnings.append(
-                f"'{slide.path}': {slide.n_sampled_unreadable} of {slide.n_sampled} sampled tiles cannot be decoded."
-            )
+    warnings.extend(
+        f"'{slide.path}': {slide.n_sampled_unreadable} of {slide.n_sampled} sampled tiles cannot be decoded."
+        for slide in slides
+        if slide.n_sampled_unreadable
+    )
     return warnings
 
 
@@ -187,15 +187,44 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["slide_id", "path", "bytes", "reader", "width", "height", "levels", "mpp", "mpp_source", "channels", "modality",
-         "tissue_mm2", "n_tiles", "problem", "stage", "reason"]
+        [
+            "slide_id",
+            "path",
+            "bytes",
+            "reader",
+            "width",
+            "height",
+            "levels",
+            "mpp",
+            "mpp_source",
+            "channels",
+            "modality",
+            "tissue_mm2",
+            "n_tiles",
+            "problem",
+            "stage",
+            "reason",
+        ]
     )
     for s in inspection.slides:
         size = (None, None) if s.size is None else (s.size.width, s.size.height)
         problem = (None, None, None) if s.problem is None else (s.problem.kind, s.problem.stage, s.problem.sentence)
         writer.writerow(
-            [s.slide_id, s.path, s.n_bytes, s.reader, *size, s.n_levels, s.mpp, s.mpp_source, s.channels, s.modality,
-             s.tissue_mm2, s.n_tiles, *problem]
+            [
+                s.slide_id,
+                s.path,
+                s.n_bytes,
+                s.reader,
+                *size,
+                s.n_levels,
+                s.mpp,
+                s.mpp_source,
+                s.channels,
+                s.modality,
+                s.tissue_mm2,
+                s.n_tiles,
+                *problem,
+            ]
         )
     with written_whole(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +14,25 @@ import microtome
 from microtome.errors import CorruptOutputError
 from microtome.storage import written_whole
 
-Status = Literal["done", "skipped", "failed"]
+Status = Literal["done", "skipped", "failed", "unfinished"]
+"""Done now, finished by an earlier run, failed, or not gone through all stages yet (running, or stopped)."""
 
 INTENDED_USE = "For research use only. Not a medical device; not for diagnosis or treatment decisions."
 _VERSIONS_OF = (
-    "numpy", "scipy", "scikit-image", "scikit-learn", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
-    "h5py", "pandas", "pillow", "shapely", "opencv-python-headless", "umap-learn",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "scikit-learn",
+    "openslide-python",
+    "openslide-bin",
+    "tifffile",
+    "imagecodecs",
+    "h5py",
+    "pandas",
+    "pillow",
+    "shapely",
+    "opencv-python-headless",
+    "umap-learn",
 )
 
 
@@ -84,7 +97,7 @@ class SlideRow:
 
     slide_id: str
     path: str
-    status: Status = "done"
+    status: Status = "unfinished"
     reader: str | None = None
     width: int | None = None
     height: int | None = None
@@ -111,17 +124,31 @@ def write_slide_rows(path: Path, rows: Iterable[SlideRow]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
-def read_slide_seconds(path: Path) -> dict[str, float]:
-    """Seconds per slide of an earlier run, so that slides which need no work now keep what they took then."""
+def read_slide_rows(path: Path) -> dict[str, SlideRow]:
+    """The rows of slides.csv by slide_id; none where there is no table yet.
+
+    Raises:
+        CorruptOutputError: If the file is no such table.
+    """
     if not path.exists():
         return {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["slide_id"]: float(row["seconds"]) for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+            return {row["slide_id"]: _slide_row(row) for row in csv.DictReader(file)}
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise CorruptOutputError(
-            f"'{path}' is not a table of slides ({error}). It is rewritten by each run: delete it and run again."
+            f"'{path}' is not a table of slides ({error}). Each run rewrites it: delete it and run again."
         ) from error
+
+
+def _slide_row(cells: dict[str, str]) -> SlideRow:
+    kinds = {"width": int, "height": int, "mpp": float, "tissue_mm2": float, "n_tiles": int, "n_unreadable": int}
+    values: dict[str, Any] = {f.name: cells[f.name] or None for f in fields(SlideRow)}
+    for name, kind in kinds.items():
+        if values[name] is not None:
+            values[name] = kind(values[name])
+    values["seconds"] = float(cells["seconds"])
+    return SlideRow(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +172,9 @@ class RunRecord:
     encoder: dict[str, Any] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     failed: list[StageFailure] = field(default_factory=list)
+    failed_before: list[StageFailure] = field(default_factory=list)  # slides of earlier runs that this one left out
     ignored: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -163,12 +192,21 @@ class RunRecord:
             "slides": {
                 "done": len(self.done),
                 "skipped": len(self.skipped),
-                "failed": [asdict(f) for f in self.failed],
+                "unfinished": len(self.unfinished),
+                "failed": [asdict(f) for f in (*self.failed, *self.failed_before)],
             },
             "ignored": [{"path": path, "reason": reason} for path, reason in self.ignored],
             "notes": self.notes,
             "seconds": {stage: round(s, 3) for stage, s in self.seconds.items()},
         }
+
+
+def read_failures(path: Path) -> list[StageFailure]:
+    """The failures that run.json tells of; none where there is no such file or it is not ours."""
+    try:
+        return [StageFailure(**f) for f in json.loads(path.read_text(encoding="utf-8"))["slides"]["failed"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def write_run_record(path: Path, record: RunRecord) -> None:
@@ -186,8 +224,3 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def ordered(rows: dict[str, SlideRow], slide_ids: Sequence[str]) -> list[SlideRow]:
-    """Rows in the order of the cohort."""
-    return [rows[slide_id] for slide_id in slide_ids]

@@ -17,10 +17,11 @@ from microtome.errors import CohortError
 from microtome.slides.listing import SlideEntry, list_slides
 from microtome.storage import Progress, now_utc, open_progress
 from microtome.tasks import stages
-from microtome.tasks.extraction import extract_slides, save_tile_images
+from microtome.tasks.extraction import extract_slides, measure_slide, save_tile_images
 from microtome.tasks.grouping import group_slides
 from microtome.tasks.output import OutputFolder, RunRecord, SlideRow
 from microtome.tasks.work import Work
+from microtome.tiles.grid import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,18 @@ class RunResult:
     record: RunRecord
     rows: Sequence[SlideRow]
     report: Path | None
+
+
+class RunStoppedError(KeyboardInterrupt):
+    """Ctrl-C ended a run; what was under way has ended too, what is finished is kept, the tables are written.
+
+    Attributes:
+        result: How far it came.
+    """
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__("The run was stopped. The same call goes on from there.")
+        self.result = result
 
 
 def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
@@ -49,33 +62,48 @@ def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
         ConfigError: If a setting cannot be honoured, before any slide is touched.
         CohortError: If no slide is found, or two have one slide_id.
         OutputWriteError: If the output folder cannot be written at all.
-        KeyboardInterrupt: After Ctrl-C, once what was under way has ended; the tables are written.
+        RunStoppedError: After Ctrl-C (a KeyboardInterrupt), once what was under way has ended.
     """
     encoder = None
     if isinstance(config, ExtractConfig):
-        encoder = load_encoder(
-            config.encoder, device=config.device, weights=config.weights, precision=config.precision
-        )
+        encoder = load_encoder(config.encoder, device=config.device, weights=config.weights, precision=config.precision)
     method = stages.tissue_method(config)
     grid = stages.tile_grid(config, encoder.card if encoder else None) if isinstance(config, TileConfig) else None
     work = start_work(config, encoder, progress or open_progress(quiet=config.quiet))
-    needs_mpp = grid is not None and grid.level is None
+    report = None
+    try:
+        _look_and_lay(work, method, grid, encoder)
+        store = None
+        if isinstance(config, ExtractConfig) and encoder is not None and grid is not None:
+            store = extract_slides(work, config, encoder, grid)
+        if isinstance(config, RunConfig) and store is not None:
+            group_slides(work, config, store)
+            work.finish()
+            report = draw_report(work)
+    except KeyboardInterrupt:
+        work.save()
+        raise RunStoppedError(_result(work, None)) from None
+    work.finish()
+    return _result(work, report)
 
-    work.each("inspect", partial(stages.inspect_slide, work, needs_mpp=needs_mpp, card=encoder and encoder.card))
+
+def _look_and_lay(work: Work, method: stages.TissueMethod, grid: Grid | None, encoder: Encoder | None) -> None:
+    """All stages before features."""
+    config = work.config
+    needs_mpp = grid is not None and grid.level is None
+    card = None if encoder is None else encoder.card
+    work.each("inspect", partial(stages.inspect_slide, work, needs_mpp=needs_mpp, card=card))
     work.each("tissue", partial(stages.outline_tissue, work, method=method))
     if grid is not None:
         work.each("tiles", partial(stages.lay_slide, work, grid=grid))
     work.each("thumbnails", partial(stages.draw_slide, work, with_tiles=grid is not None))
     if isinstance(config, TileConfig) and config.save_tiles:
         work.each("tile images", partial(save_tile_images, work))
-    store = None
-    if isinstance(config, ExtractConfig) and encoder is not None and grid is not None:
-        store = extract_slides(work, config, encoder, grid)
-    report = None
-    if isinstance(config, RunConfig) and store is not None:
-        group_slides(work, config, store)
-        report = draw_report(work)
-    work.save()
+    if isinstance(config, TileConfig) and config.quality_flags and encoder is None:
+        work.each("quality flags", partial(measure_slide, work))
+
+
+def _result(work: Work, report: Path | None) -> RunResult:
     return RunResult(work.folder, work.record, [work.rows[e.slide_id] for e in work.entries], report)
 
 
@@ -104,8 +132,8 @@ def list_entries(options: SlideOptions) -> tuple[list[SlideEntry], list[tuple[Pa
     if options.cohort is None:
         if not listing.entries:
             raise CohortError(
-                f"There is no slide in {', '.join(options.slides) or 'an empty list of paths'}. Name slide files, folders "
-                "or patterns, or pass --cohort."
+                f"There is no slide in {', '.join(options.slides) or 'an empty list of paths'}. Name slide files, "
+                "folders or patterns, or pass --cohort."
             )
         return listing.entries, listing.ignored
     found = {entry.slide_id: entry.path for entry in listing.entries}
@@ -114,8 +142,8 @@ def list_entries(options: SlideOptions) -> tuple[list[SlideEntry], list[tuple[Pa
         path = row.path or found.get(row.slide_id)
         if path is None:
             raise CohortError(
-                f"Cohort table '{options.cohort}' has slide {row.slide_id!r} without a path, and no named slide goes by "
-                "that name. Add a path column, or name the folder that holds it."
+                f"Cohort table '{options.cohort}' has slide {row.slide_id!r} without a path, and no named slide goes "
+                "by that name. Add a path column, or name the folder that holds it."
             )
         entries.append(SlideEntry(row.slide_id, path, row.mpp, row.patient_id))
     listed = {entry.slide_id for entry in entries}
@@ -127,6 +155,4 @@ def draw_report(work: Work) -> Path:
     """Write report.html from what is in the folder."""
     from microtome.viz.report import write_report
 
-    with work.stage("report", total=0):
-        work.save()
     return write_report(work.folder.root)

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from microtome.config import ExtractConfig, TileConfig, TissueConfig
+from microtome.config import TileConfig, TissueConfig
 from microtome.encoders.base import Card
 from microtome.errors import ConfigError, ModalityError, NoTissueError, RecipeMismatchError
 from microtome.slides.base import Slide
 from microtome.slides.listing import SlideEntry
 from microtome.storage import Claim, digest, recipe_changes, recipe_text
 from microtome.tasks.work import Work, open_entry
-from microtome.tiles.grid import Grid, Tiles, lay_tiles
+from microtome.tiles.grid import Grid, lay_tiles
 from microtome.tiles.store import read_tiles, read_tiles_recipe, write_tiles
 from microtome.tissue.find import TISSUE_METHODS, TissueMethod, find_tissue, tissue_recipe
 from microtome.tissue.tissue import Tissue, read_tissue
@@ -62,8 +62,8 @@ def check_recipe(path: Path, stored: str, wanted: Mapping[str, object], *, overw
     if overwrite:
         return False
     raise RecipeMismatchError(
-        f"'{path}' was made with other settings ({'; '.join(recipe_changes(stored, text)[:4])}). Pass --overwrite to redo "
-        "it and what depends on it, or another --out."
+        f"'{path}' was made with other settings ({'; '.join(recipe_changes(stored, text)[:4])}). Pass --overwrite "
+        "to redo it and what depends on it, or another --out."
     )
 
 
@@ -84,8 +84,8 @@ def check_slide(slide: Slide, *, needs_mpp: bool, card: Card | None) -> None:
     if card is not None and slide.modality != card.modality:
         raise ModalityError(
             f"Slide '{slide.path.name}' is {_kind(slide)}, but encoder '{card.name}' takes {card.modality} RGB. Pass "
-            "--channels (and, unless it is 8-bit, --window LOW,HIGH) to say how to see it as bright-field RGB, or choose "
-            "an encoder made for it."
+            "--channels (and, unless it is 8-bit, --window LOW,HIGH) to say how to see it as bright-field RGB, or "
+            "choose an encoder made for it."
         )
 
 
@@ -139,7 +139,7 @@ def lay_slide(work: Work, entry: SlideEntry, grid: Grid) -> bool:
     """Write ``tiles/<slide_id>.h5``, unless it is there."""
     path, config, row = work.folder.tiles(entry.slide_id), work.config, work.rows[entry.slide_id]
     with open_entry(entry, config) as slide:
-        tissue = read_tissue(work.folder.tissue(entry.slide_id))
+        tissue = read_outline(work, entry.slide_id, slide)
         wanted = tiles_recipe(slide, tissue, grid)
         if path.exists() and check_recipe(path, read_tiles_recipe(path), wanted, overwrite=config.overwrite):
             row.n_tiles = len(read_tiles(path))
@@ -149,6 +149,11 @@ def lay_slide(work: Work, entry: SlideEntry, grid: Grid) -> bool:
             write_tiles(path, tiles, slide_id=entry.slide_id, recipe=wanted)
             row.n_tiles = len(tiles)
     return True
+
+
+def read_outline(work: Work, slide_id: str, slide: Slide) -> Tissue:
+    """The slide's outline as it is in the folder, a person's included."""
+    return read_tissue(work.folder.tissue(slide_id), size=slide.size, mpp=slide.resolution.mpp)
 
 
 def tiles_recipe(slide: Slide, tissue: Tissue, grid: Grid) -> dict[str, object]:
@@ -168,9 +173,9 @@ def draw_slide(work: Work, entry: SlideEntry, *, with_tiles: bool) -> bool:
     from microtome.viz.overlay import draw_thumbnail, write_jpeg
 
     folder, slide_id = work.folder, entry.slide_id
-    tissue = read_tissue(folder.tissue(slide_id))
     tiles = read_tiles(folder.tiles(slide_id)) if with_tiles else None
     with open_entry(entry, work.config) as slide:
+        tissue = read_outline(work, slide_id, slide)
         shows = digest(
             {
                 "slide": slide.fingerprint,

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from microtome.errors import ConfigError
-from microtome.storage import digest, recipe_text
+from microtome.storage import recipe_text
 from microtome.tasks.cluster import Clusters
 from microtome.tasks.cluster_tables import read_table, read_table_recipe, write_table
-from microtome.tasks.feature_rows import FeatureRows, FeatureSource, sorted_slides
+from microtome.tasks.feature_rows import FeatureRows, FeatureSource, features_digest, sorted_slides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def umap_recipe(
     """What decides the picture: features, clusters and the settings of :func:`umap_features`."""
     wanted = sorted_slides(store, slide_ids)
     return {
-        "features": digest({slide_id: store.recipe_text(slide_id) for slide_id in wanted}),
+        "features": features_digest(store, wanted),
         "clusters": clusters.digest,
         "n_points": n_points,
         "seed": seed,
@@ -143,7 +143,7 @@ def _lay_out(
 
     with threadpool_limits(limits=1):
         components = _principal_components(x)
-        if len(np.unique(components, axis=0)) < MIN_POINTS:
+        if len(np.unique(x, axis=0)) < MIN_POINTS:
             raise ConfigError(
                 f"Of {len(x)} tiles fewer than {MIN_POINTS} differ, so there is nothing to lay out. Add "
                 "slides, or set umap_points to 0."

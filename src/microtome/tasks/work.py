@@ -17,18 +17,21 @@ from microtome.errors import ClaimedError, MicrotomeError
 from microtome.slides.base import Slide
 from microtome.slides.listing import SlideEntry
 from microtome.slides.open import open_slide
-from microtome.storage import Progress, now_utc
+from microtome.storage import Claim, Progress, now_utc
 from microtome.tasks.output import (
     OutputFolder,
     RunRecord,
     SlideRow,
     StageFailure,
-    read_slide_seconds,
+    Status,
+    read_failures,
+    read_slide_rows,
     write_run_record,
     write_slide_rows,
 )
 
 _CLAIM_POLL_S = 1.0
+_TABLES_POLL_S = 0.05
 
 Step = Callable[[SlideEntry], bool]
 """Does one stage to one slide; says whether anything had to be done."""
@@ -61,6 +64,7 @@ class Work:
         stop: Set to end cleanly after what is under way.
         rows: What is known of each slide, for slides.csv.
         worked: Slides for which some stage had something to do.
+        finished: Slides that have gone through all stages.
     """
 
     config: TissueConfig
@@ -71,11 +75,12 @@ class Work:
     stop: threading.Event = field(default_factory=threading.Event)
     rows: dict[str, SlideRow] = field(default_factory=dict)
     worked: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._seconds_before = read_slide_seconds(self.folder.slides_csv)
+        self._rows_before = read_slide_rows(self.folder.slides_csv)
         for entry in self.entries:
             self.rows.setdefault(entry.slide_id, SlideRow(entry.slide_id, str(entry.path)))
 
@@ -163,18 +168,46 @@ class Work:
         finally:
             self.rows[entry.slide_id].seconds += time.monotonic() - began
 
+    def finish(self) -> None:
+        """Say that all stages are over; save the tables."""
+        self.finished.update(entry.slide_id for entry in self.alive)
+        self.save()
+
+    def _status(self, slide_id: str) -> Status:
+        if slide_id not in self.finished:
+            return "unfinished"
+        return "done" if slide_id in self.worked else "skipped"
+
     def save(self) -> None:
-        """Write slides.csv and run.json as things stand."""
+        """Write slides.csv and run.json as things stand, keeping what they say of slides that are not in this job."""
         self.record.ended = now_utc()
         rows = []
         for entry in self.entries:
             row = self.rows[entry.slide_id]
+            before = self._rows_before.get(entry.slide_id)
             if row.status != "failed":
-                row.status = "done" if entry.slide_id in self.worked else "skipped"
-                if row.status == "skipped":  # what it took when it was made
-                    row.seconds = self._seconds_before.get(entry.slide_id, row.seconds)
+                row.status = self._status(entry.slide_id)
+                if row.status == "skipped" and before is not None:  # what it took when it was made
+                    row.seconds = before.seconds
             rows.append(row)
         self.record.done = [r.slide_id for r in rows if r.status == "done"]
         self.record.skipped = [r.slide_id for r in rows if r.status == "skipped"]
-        write_slide_rows(self.folder.slides_csv, rows)
-        write_run_record(self.folder.run_json, self.record)
+        self.record.unfinished = [r.slide_id for r in rows if r.status == "unfinished"]
+        with self._tables_held():
+            others = {k: r for k, r in read_slide_rows(self.folder.slides_csv).items() if k not in self.rows}
+            failed = read_failures(self.folder.run_json)
+            self.record.failed_before = [f for f in failed if f.slide_id in others and others[f.slide_id].error]
+            write_slide_rows(self.folder.slides_csv, [*rows, *others.values()])
+            write_run_record(self.folder.run_json, self.record)
+
+    @contextmanager
+    def _tables_held(self) -> Iterator[None]:
+        """Hold the tables against other processes that work on the same folder; each holds them for moments."""
+        while True:
+            try:
+                with Claim(self.folder.slides_csv):
+                    yield
+            except ClaimedError:
+                time.sleep(_TABLES_POLL_S)
+            else:
+                return

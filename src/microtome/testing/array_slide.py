@@ -45,10 +45,12 @@ class ArraySlide(Slide):
         self._arguments = (image, mpp, name, downsamples, broken, given, view)
         self._images = [image, *(_shrunk(image, d) for d in downsamples)]
         self._broken = broken
+        self._closed = False
         size = Size(image.shape[1], image.shape[0])
         self.path = Path(f"{name}.array")
         self.levels = tuple(
-            Level(Size(i.shape[1], i.shape[0]), size.width / i.shape[1], size.height / i.shape[0]) for i in self._images
+            Level(Size(i.shape[1], i.shape[0]), size.width / i.shape[1], size.height / i.shape[0])
+            for i in self._images
         )
         self.bounds = Box.of(size)
         channels = image.shape[2]
@@ -61,15 +63,20 @@ class ArraySlide(Slide):
 
     def read_native(self, level: int, box: Box) -> Shaped[np.ndarray, "h w c"]:
         """Crop a level."""
+        if self._closed:
+            raise ValueError(f"Slide '{self.path.name}' is closed.")
         where = self.levels[level]
         x, y = int(box.x * where.downsample_x), int(box.y * where.downsample_y)
         box0 = Box(x, y, int(box.width * where.downsample_x), int(box.height * where.downsample_y))
         if any(box0.intersection(b) for b in self._broken):
-            raise UnreadableRegionError(f"Slide '{self.path.name}': region {box0} cannot be decoded (it was broken so).")
+            raise UnreadableRegionError(
+                f"Slide '{self.path.name}': region {box0} cannot be decoded (it was broken so)."
+            )
         return self._images[level][box.y : box.bottom, box.x : box.right].copy()
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Refuse further reading."""
+        self._closed = True
 
     @property
     def native_recipe(self) -> Mapping[str, str]:
@@ -95,7 +102,11 @@ class ArraySlide(Slide):
 
 
 def _rebuild(
-    image: np.ndarray, mpp: float | None, name: str, downsamples: tuple[int, ...], *rest: Any  # noqa: ANN401
+    image: np.ndarray,
+    mpp: float | None,
+    name: str,
+    downsamples: tuple[int, ...],
+    *rest: Any,  # noqa: ANN401
 ) -> ArraySlide:
     broken, given, view = rest
     return ArraySlide(

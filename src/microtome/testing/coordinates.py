@@ -2,8 +2,9 @@
 
 Red and green hold the low 8 bits of a pixel's level-0 x and y. Blue holds the high 8 bits of x or of y, by a rule
 that never gives three neighbours in a row the same one: the Thue-Morse sequence of x plus that of y, which is the
-same at every power of 2. So any crop of 3 pixels or more tells its place on slides of up to 65,536 pixels a side, at
-level 0 and at every level made by keeping each block's first pixel.
+same at every power of 2. It is mixed with a hash of red and green, which no average of pixels has. So any crop of
+3 × 3 pixels or more tells its place on slides of up to 65,536 pixels a side, at level 0 and at every level made by
+keeping each block's first pixel.
 """
 
 from pathlib import Path
@@ -25,7 +26,14 @@ def encode_origin(x: Int[np.ndarray, " w"], y: Int[np.ndarray, " h"]) -> UInt8[n
     """The pixels at columns ``x`` and rows ``y`` (level-0 pixels, 0 to 65,535)."""
     columns, rows = np.broadcast_arrays(x[None, :], y[:, None])
     of_y = (_PARITY[columns & 255] ^ _PARITY[rows & 255]).astype(bool)
-    return np.stack([columns & 255, rows & 255, np.where(of_y, rows, columns) >> 8], axis=2).astype(np.uint8)
+    high = (np.where(of_y, rows, columns) >> 8) ^ _scramble(columns & 255, rows & 255)
+    return np.stack([columns & 255, rows & 255, high], axis=2).astype(np.uint8)
+
+
+def _scramble(low_x: np.ndarray, low_y: np.ndarray) -> np.ndarray:
+    """A byte that depends on both low bytes and is nothing like linear in them."""
+    mixed = (low_x.astype(np.uint32) | low_y.astype(np.uint32) << np.uint32(8)) * np.uint32(0x9E3779B1)
+    return np.asarray((mixed ^ mixed >> np.uint32(13)) >> np.uint32(16) & np.uint32(255)).astype(np.int64)
 
 
 def decode_origin(image: UInt8[np.ndarray, "h w 3"]) -> Point:
@@ -55,8 +63,9 @@ def decode_origin(image: UInt8[np.ndarray, "h w 3"]) -> Point:
     if step > 0:
         low_x, low_y = corner[0, :, 0], corner[:, 0, 1]
         of_y = _PARITY[low_x][None, :] ^ _PARITY[low_y][:, None]
-        x = _first(corner[:, :, 2], low_x[None, :], of_y == 0, np.arange(3)[None, :] * step)
-        y = _first(corner[:, :, 2], low_y[:, None], of_y == 1, np.arange(3)[:, None] * step)
+        high = corner[:, :, 2] ^ _scramble(corner[:, :, 0], corner[:, :, 1])
+        x = _first(high, low_x[None, :], of_y == 0, np.arange(3)[None, :] * step)
+        y = _first(high, low_y[:, None], of_y == 1, np.arange(3)[:, None] * step)
         if x is not None and y is not None and max(x + step * width, y + step * height) < MOST_PX + step:
             origin = Point(x, y)
             if np.array_equal(encode_origin(x + step * np.arange(width), y + step * np.arange(height)), image):
@@ -79,6 +88,9 @@ def _first(high: np.ndarray, low: np.ndarray, told: np.ndarray, offset: np.ndarr
 
 def coordinate_canvas(size: Size, *, mpp: float | None = 0.5, downsamples: tuple[int, ...] = (1, 4, 16)) -> Canvas:
     """A coordinate slide as something to be written; level pixels keep the code of their block's top-left pixel.
+
+    Where the largest downsample does not divide a side, OpenSlide takes the lower levels' scale to be a little off
+    the whole number and interpolates between their pixels; choose a size that divides to read them through it.
 
     Raises:
         ConfigError: If it is larger than 65,536 px, or a downsample is not a power of 2 up to 64.

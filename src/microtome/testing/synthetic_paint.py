@@ -426,7 +426,11 @@ class Painter:
         e = layers.eosin * strength
         b = layers.blood * layers.tissue
         ink = layers.fields["pen"]
-        streaks = _ramp(ink, 0.4, 0.6) * (np.float32(0.9) + self._noise(layers.box, 40, 11) * np.float32(0.12)) if ink.any() else None
+        streaks = (
+            _ramp(ink, 0.4, 0.6) * (np.float32(0.9) + self._noise(layers.box, 40, 11) * np.float32(0.12))
+            if ink.any()
+            else None
+        )
         planes = []
         for c in range(3):
             density = h * np.float32(staining.haematoxylin[c] * staining.strength_h)

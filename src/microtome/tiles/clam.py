@@ -11,21 +11,10 @@ from jaxtyping import Float32, Int, Int64
 from microtome.errors import ConfigError, NoTilesError
 from microtome.slides.base import Slide
 from microtome.tiles.grid import Layout, Tiles, level_of
+from microtome.tissue.saturation import Contour
 
 ContourTest = Literal["four_pt", "four_pt_hard", "center", "basic"]
 _RASTER_PX = 64  # a patch's side on the raster on which its share of tissue is measured
-
-
-@dataclass(frozen=True, eq=False)
-class Contour:
-    """The outline of a piece of tissue and of the holes in it: integer points (x, y), level-0 pixels."""
-
-    outline: Int[np.ndarray, "n 2"]
-    holes: tuple[Int[np.ndarray, "_ 2"], ...] = ()
-
-    def __post_init__(self) -> None:
-        if any(len(points) == 0 for points in (self.outline, *self.holes)):
-            raise ConfigError("A contour and each of its holes need at least one point.")
 
 
 @dataclass(frozen=True, slots=True)

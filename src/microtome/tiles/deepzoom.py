@@ -11,16 +11,14 @@ from PIL import Image
 from microtome.errors import ChannelError, ConfigError, NoTilesError, TileError, UnreadableRegionError
 from microtome.geometry import Box, DeepZoomAddress, DeepZoomPyramid, Size
 from microtome.slides.base import Fill, Slide
-from microtome.tiles.grid import TissueArea, cover
+from microtome.tiles.grid import COVERAGE_TOLERANCE, cover
 from microtome.tiles.random_access import RandomAccessTiles, frozen_boxes
-
-_EPSILON = 1e-6
+from microtome.tissue.tissue import Tissue
 
 
 @dataclass(frozen=True, slots=True)
 class DeepZoomRegion:
-    """Which pixels of which slide level OpenSlide's ``DeepZoomGenerator`` takes for a tile, and what it
-    makes of them.
+    """The pixels that OpenSlide's ``DeepZoomGenerator`` takes for a tile, and what it makes of them.
 
     Attributes:
         x0: Left edge, level-0 pixels. Where the slide's downsamples are not whole this may be one less than
@@ -80,7 +78,7 @@ def locate_tile(slide: Slide, pyramid: DeepZoomPyramid, address: DeepZoomAddress
 
 def lay_deepzoom(
     slide: Slide,
-    tissue: TissueArea | None,
+    tissue: Tissue | None,
     *,
     tile_px: int = 224,
     level: int | None = None,
@@ -118,7 +116,7 @@ def lay_deepzoom(
     addresses = np.column_stack([np.full(len(row), level), column, row]).astype(np.int64)
     if tissue is None:
         return addresses
-    kept = addresses[cover(tissue, address_boxes(pyramid, addresses)) >= min_tissue - _EPSILON]
+    kept = addresses[cover(tissue, address_boxes(pyramid, addresses)) >= min_tissue - COVERAGE_TOLERANCE]
     if len(kept) == 0:
         raise NoTilesError(
             f"Slide '{slide.name}': none of {len(addresses)} DeepZoom tiles is {min_tissue:g} tissue."
@@ -241,7 +239,7 @@ def _downsample(slide: Slide, index: int) -> float:
 
 
 def _reduced(image: Size, target: Size) -> Size:
-    """Size of an image reduced to fit ``target`` with its aspect kept, as Pillow's ``thumbnail`` rounds it."""
+    """Size of an image reduced to fit ``target``, aspect kept, as Pillow's ``thumbnail`` rounds it."""
     if image == target or (image.width <= target.width and image.height <= target.height):
         return image
     aspect = image.width / image.height

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
@@ -11,33 +11,11 @@ from jaxtyping import Float, Float32, Int, Int64
 from microtome.errors import ConfigError, NoTilesError, TileError
 from microtome.geometry import Box, Size
 from microtome.slides.base import Slide
+from microtome.tissue.tissue import Tissue
 
 MAX_CANDIDATES = 20_000_000  # boxes that a grid may have before tissue is looked at: 640 MB of coordinates
-_EPSILON = 1e-6  # of a coverage: a tile that lies wholly in tissue may be measured as 0.9999999
-
-
-@runtime_checkable
-class TissueArea(Protocol):
-    """What laying tiles needs to know of tissue; :class:`microtome.tissue.tissue.Tissue` has it."""
-
-    @property
-    def polygons(self) -> Any:  # noqa: ANN401 - a shapely MultiPolygon; shapely need not be imported to lay tiles
-        """Where tissue is, level-0 pixels."""
-        ...
-
-    @property
-    def size(self) -> Size:
-        """Size of the slide that it was found on."""
-        ...
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is none."""
-        ...
-
-    def coverage(self, boxes: Int[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
-        """Share of each box (x y w h, level-0 pixels) that is tissue, 0..1."""
-        ...
+# Coverage is measured to 1e-3 px of a side: a tile that lies wholly in tissue may come out as 0.99999.
+COVERAGE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +37,7 @@ class Grid(Layout):
             allowed and enlarges pixels.
         stride_px: Distance from tile to tile, in output pixels; None for ``tile_px``. Less makes them
             overlap, more leaves gaps.
-        min_tissue: Least share of a tile that must be tissue, 0..1; 0 keeps every tile of the grid.
+        min_tissue: Least share of a tile that must be tissue (to 1e-4), 0..1; 0 keeps every tile of the grid.
         level: Lay tiles in this pyramid level's own pixels; needs no mpp.
         anchor: Origin of the grid. ``slide``: the canvas corner (0, 0), the same grid whatever the tissue.
             ``tissue``: the corner of the tissue's bounding box; the grid then covers that bounding box only.
@@ -174,19 +152,20 @@ class Tiles:
         }
 
 
-def lay_tiles(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Tiles:
+def lay_tiles(slide: Slide, tissue: Tissue | None, grid: Grid, *, allow_empty: bool = False) -> Tiles:
     """Lay tiles on a slide.
 
     Args:
         slide: The slide; only its size, bounds, levels and resolution are used, no pixel is read.
         tissue: Where tissue is; None lays the whole grid (coverage 1).
         grid: How to lay.
+        allow_empty: Return no tiles where none remains, instead of raising.
 
     Returns:
         Tiles in row-major order: by y, then x. Each is kept if its coverage is at least ``grid.min_tissue``.
 
     Raises:
-        NoTilesError: If no tile remains; the message says why.
+        NoTilesError: If no tile remains and ``allow_empty`` is False; the message says why.
         TileError: If the tissue is of another slide, or a tile or stride is less than one slide pixel.
         ResolutionError: If ``grid.mpp`` is given and the slide's resolution is not known.
     """
@@ -195,24 +174,20 @@ def lay_tiles(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Tiles:
             f"The tissue is of a slide of {tissue.size.width} × {tissue.size.height} px, but '{slide.name}' "
             f"has {slide.size.width} × {slide.size.height} px. Pass the tissue found on this slide."
         )
-    if tissue is not None and tissue.is_empty and grid.min_tissue > 0:
-        raise NoTilesError(f"Slide '{slide.name}': no tile can be laid because there is no tissue.")
-    scale_x, scale_y = _scales(slide, grid)
-    side_x, side_y = _side(slide, grid.tile_px, scale_x), _side(slide, grid.tile_px, scale_y)
-    frame = _frame(slide, tissue, grid)
-    xs = _starts(frame.x, frame.right, side_x, grid.stride * scale_x, span=_span(slide.bounds, "x", grid))
-    ys = _starts(frame.y, frame.bottom, side_y, grid.stride * scale_y, span=_span(slide.bounds, "y", grid))
-    boxes = _cross(slide, xs, ys, side_x, side_y)
-    coverage = np.ones(len(boxes), np.float32) if tissue is None else cover(tissue, boxes)
-    keep = coverage >= grid.min_tissue - _EPSILON
-    if not keep.any():
-        raise NoTilesError(_why_none(slide, grid, boxes, coverage, (side_x, side_y)))
+    scales = _scales(slide, grid)
+    sides = _side(slide, grid.tile_px, scales[0]), _side(slide, grid.tile_px, scales[1])
+    try:
+        boxes, coverage = _kept(slide, tissue, grid, scales, sides)
+    except NoTilesError:
+        if not allow_empty:
+            raise
+        boxes, coverage = np.zeros((0, 4), np.int64), np.zeros(0, np.float32)
     mpp0 = slide.resolution.mpp
     return Tiles(
-        boxes=boxes[keep],
-        coverage=coverage[keep],
+        boxes=boxes,
+        coverage=coverage,
         tile_px=grid.tile_px,
-        mpp=None if mpp0 is None else side_x * mpp0 / grid.tile_px,
+        mpp=None if mpp0 is None else sides[0] * mpp0 / grid.tile_px,
         level=grid.level,
         grid=grid,
         slide_size=slide.size,
@@ -221,7 +196,26 @@ def lay_tiles(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Tiles:
     )
 
 
-def cover(tissue: TissueArea, boxes: Int64[np.ndarray, "n 4"]) -> Float32[np.ndarray, " n"]:
+def _kept(
+    slide: Slide, tissue: Tissue | None, grid: Grid, scales: tuple[float, float], sides: tuple[int, int]
+) -> tuple[Int64[np.ndarray, "n 4"], Float32[np.ndarray, " n"]]:
+    """Boxes and coverage of the tiles that remain, at least one."""
+    if tissue is not None and tissue.is_empty and (grid.min_tissue > 0 or grid.anchor == "tissue"):
+        raise NoTilesError(f"Slide '{slide.name}': no tile can be laid because there is no tissue.")
+    frame = _frame(slide, tissue, grid)
+    xs = _starts(frame.x, frame.right, sides[0], grid.stride * scales[0], span=_span(slide.bounds, "x", grid))
+    ys = _starts(
+        frame.y, frame.bottom, sides[1], grid.stride * scales[1], span=_span(slide.bounds, "y", grid)
+    )
+    boxes = _cross(slide, xs, ys, *sides)
+    coverage = np.ones(len(boxes), np.float32) if tissue is None else cover(tissue, boxes)
+    keep = coverage >= grid.min_tissue - COVERAGE_TOLERANCE
+    if not keep.any():
+        raise NoTilesError(_why_none(slide, grid, boxes, coverage, sides))
+    return boxes[keep], coverage[keep]
+
+
+def cover(tissue: Tissue, boxes: Int64[np.ndarray, "n 4"]) -> Float32[np.ndarray, " n"]:
     """Share of each box that is tissue; only boxes that meet the tissue's bounding box are measured.
 
     Args:
@@ -280,11 +274,11 @@ def _side(slide: Slide, tile_px: int, scale: float) -> int:
     return side
 
 
-def _frame(slide: Slide, tissue: TissueArea | None, grid: Grid) -> Box:
+def _frame(slide: Slide, tissue: Tissue | None, grid: Grid) -> Box:
     """The part of the slide to lay tiles on; its corner is the grid's origin."""
     if grid.anchor == "slide":
         return Box(0, 0, max(1, slide.bounds.right), max(1, slide.bounds.bottom))
-    if tissue is None or tissue.is_empty:
+    if tissue is None:
         raise TileError(
             f"Slide '{slide.name}': a grid anchored at tissue needs tissue. Pass it, or anchor='slide'."
         )
@@ -358,9 +352,9 @@ def _why_none(
 ) -> str:
     if len(boxes) == 0:
         return (
-            f"Slide '{slide.name}': a tile of {sides[0]} × {sides[1]} px does not fit into the scanned part "
-            f"of {slide.bounds.width} × {slide.bounds.height} px. Pass a smaller tile_px or mpp, or "
-            "bounds='pad'."
+            f"Slide '{slide.name}': no tile of {sides[0]} × {sides[1]} px lies on the grid and inside of the "
+            f"scanned part of {slide.bounds.width} × {slide.bounds.height} px. Pass a smaller tile_px or "
+            "mpp, or bounds='pad'."
         )
     return (
         f"Slide '{slide.name}': none of {len(boxes)} tiles is at least {grid.min_tissue:g} tissue; the best "

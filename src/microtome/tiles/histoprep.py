@@ -114,7 +114,7 @@ def _starts(length: int, side: int, grid: HistoPrepGrid) -> Int64[np.ndarray, " 
 def _tissue_share(
     mask: Shaped[np.ndarray, "h w"], slide: Size, boxes: Int64[np.ndarray, "n 4"]
 ) -> Float32[np.ndarray, " n"] | np.ndarray:
-    """Share of tissue in each box's window of the mask; what lies outside of the mask counts, as background."""
+    """Share of tissue in each box's window of the mask; what lies outside of it is background."""
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
     np.cumsum(mask != 0, axis=0, out=sums[1:, 1:])
     np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])

@@ -52,8 +52,7 @@ class RandomAccessTiles(ABC):
         """
 
     def read(self, rows: Int[np.ndarray, " n"]) -> TileBatch:
-        """Read the tiles of these rows, in any order, repeated or not. A tile that cannot be decoded is
-        marked.
+        """Read the tiles of these rows, in any order, repeated or not; one that cannot be decoded is marked.
 
         Args:
             rows: Indices, 0 to ``len(self) - 1``.

@@ -44,12 +44,14 @@ class SavedTiles:
         folder: The slide's folder.
         n_tiles: Tiles of the source.
         n_unreadable: Those of them that could not be read and have no image.
+        n_written: Images that this call wrote; less than all where an earlier run had begun.
         status: ``done``, or ``skipped`` where an earlier run had finished it.
     """
 
     folder: Path
     n_tiles: int
     n_unreadable: int
+    n_written: int
     status: Literal["done", "skipped"]
 
 
@@ -92,8 +94,9 @@ def save_tiles(
         finished = writer.prepare(overwrite=overwrite)
         if finished is not None:
             return finished
-        errors = writer.write_images(workers or os.cpu_count() or 1, progress)
-        return writer.finish(errors)
+        missing = writer.missing()
+        errors = writer.write_images(missing, workers or os.cpu_count() or 1, progress)
+        return writer.finish(errors, n_written=len(missing) - len(errors))
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class _Writer:
         self._explain_other(overwrite=overwrite)
         if (self.folder / METADATA).is_file():
             lost = len(self.source) - int(pq.read_metadata(self.folder / METADATA).num_rows)
-            return SavedTiles(self.folder, len(self.source), lost, "skipped")
+            return SavedTiles(self.folder, len(self.source), lost, 0, "skipped")
         write_json(
             self.folder / RECIPE, {"recipe_digest": digest(self.recipe), "recipe": recipe_text(self.recipe)}
         )
@@ -177,9 +180,14 @@ class _Writer:
     def _has_tiles(self) -> bool:
         return (self.folder / METADATA).exists() or any((self.folder / "tiles").glob("*"))
 
-    def write_images(self, workers: int, progress: Callable[[int], None] | None) -> dict[int, str]:
-        """Write the images that are not there yet; return row → why it could not be read."""
-        missing = np.array([row for row in range(len(self.source)) if not self.file(row).is_file()], np.int64)
+    def missing(self) -> Int64[np.ndarray, " n"]:
+        """Rows whose image is not there."""
+        return np.array([row for row in range(len(self.source)) if not self.file(row).is_file()], np.int64)
+
+    def write_images(
+        self, missing: Int64[np.ndarray, " n"], workers: int, progress: Callable[[int], None] | None
+    ) -> dict[int, str]:
+        """Write these images; return row → why it could not be read."""
         if progress is not None and len(missing) < len(self.source):
             progress(len(self.source) - len(missing))
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
@@ -206,7 +214,7 @@ class _Writer:
         with written_whole(path) as temporary:
             Image.fromarray(image).save(temporary, format=self.image_format, **options)
 
-    def finish(self, errors: Mapping[int, str]) -> SavedTiles:
+    def finish(self, errors: Mapping[int, str], *, n_written: int) -> SavedTiles:
         """Write the tables; the last one says that the folder is finished."""
         rows = np.array([row for row in range(len(self.source)) if row not in errors], np.int64)
         lost = np.array(sorted(errors), np.int64)
@@ -221,7 +229,7 @@ class _Writer:
             "file": pa.array(names, pa.string()),
         }
         _write_table(self.folder / METADATA, {**self._columns(rows), **columns})
-        return SavedTiles(self.folder, len(self.source), len(lost), "done")
+        return SavedTiles(self.folder, len(self.source), len(lost), n_written, "done")
 
     def _columns(self, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
         boxes = self.source.boxes[rows]
@@ -231,7 +239,8 @@ class _Writer:
         """HistoPrep's properties, and ours: mpp, unreadable tiles and what lies in recipe.json."""
         tiles = self.source.tiles if isinstance(self.source, SlideTiles) else None
         height, width, _ = self.source.tile_shape
-        box = self.source.boxes[0]
+        # without any tile the size on level 0 is not known from boxes
+        box = self.source.boxes[0] if len(self.source) else np.zeros(4, np.int64)
         overlap, max_background = _histoprep_terms(tiles)
         return {
             "num_tiles": n_saved,

@@ -79,8 +79,9 @@ class SlideTiles(RandomAccessTiles):
         return {rows[position]: reason for position, reason in errors.items()}
 
     def _read_boxes(self, boxes: Sequence[Box], images: Shaped[np.ndarray, "n h w c"]) -> Mapping[int, str]:
-        """Read these boxes into ``images``, in order; the place for reading blocks of neighbouring tiles at
-        once.
+        """Read these boxes into ``images``, in order.
+
+        The place for reading blocks of neighbouring tiles at once.
 
         Returns:
             Position in ``boxes`` → why it could not be decoded.

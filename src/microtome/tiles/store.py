@@ -101,7 +101,7 @@ def read_tile_quality(path: Path) -> dict[str, Float32[np.ndarray, " n"]]:
 
 
 def _clam_attributes(path: Path, tiles: Tiles, slide_id: str) -> dict[str, object]:
-    side = int(tiles.boxes[0, 2]) if len(tiles) else 0
+    side = _side_px0(tiles)
     level_size = tiles.slide_size if tiles.level_size is None else tiles.level_size
     downsample = [tiles.slide_size.width / level_size.width, tiles.slide_size.height / level_size.height]
     return {
@@ -114,6 +114,17 @@ def _clam_attributes(path: Path, tiles: Tiles, slide_id: str) -> dict[str, objec
         "name": slide_id,
         "save_path": str(path.parent),
     }
+
+
+def _side_px0(tiles: Tiles) -> int:
+    """Side of a tile on level 0, known from resolution or level where there is no tile."""
+    if len(tiles):
+        return int(tiles.boxes[0, 2])
+    if tiles.level_size is not None:
+        return round(tiles.tile_px * tiles.slide_size.width / tiles.level_size.width)
+    if tiles.mpp is not None and tiles.slide_mpp is not None:
+        return round(tiles.tile_px * tiles.mpp / tiles.slide_mpp)
+    return 0
 
 
 def _own_attributes(tiles: Tiles, slide_id: str) -> dict[str, object]:

@@ -1,13 +1,13 @@
 """Tissue as MONAI and NCRF find it before they look for tumour: Otsu's thresholds on RGB and on saturation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
-from microtome.errors import ConfigError, TissueError
+from microtome.errors import ConfigError
 from microtome.geometry import Box, Size
 from microtome.slides.base import Slide
 from microtome.tissue.method import FoundMask, TissueMethod, check_range, level_index
@@ -46,7 +46,7 @@ class MaskedOtsu(TissueMethod):
             )
 
     @classmethod
-    def from_parameters(cls, parameters: "Mapping[str, Any]") -> "MaskedOtsu":
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "MaskedOtsu":
         """As for every method; where only ``level`` is given, ``mpp`` is None."""
         values = cls.parsed(parameters)
         if values.get("level") is not None:
@@ -60,12 +60,14 @@ class MaskedOtsu(TissueMethod):
 
     def foreground(self, image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
         """The rule itself, over one image."""
+        from skimage.filters import threshold_otsu  # takes a while to import
+
         dark = np.zeros(image.shape[:2], bool)
         for channel in range(3):
             plane = image[:, :, channel]
-            dark |= plane <= _otsu(plane)
+            dark |= plane <= threshold_otsu(plane)
         saturation = saturation_of(image)
-        mask = dark & (saturation > _otsu(saturation))
+        mask = dark & (saturation > threshold_otsu(saturation))
         return mask if self.min_rgb is None else mask & (image.min(axis=2) > self.min_rgb)
 
     def _size(self, slide: Slide) -> Size:
@@ -73,3 +75,9 @@ class MaskedOtsu(TissueMethod):
             return slide.levels[level_index(slide, self.level or 0, self.name)].size
         scale = slide.mpp / self.mpp
         return Size(max(1, round(slide.size.width * scale)), max(1, round(slide.size.height * scale)))
+
+
+def saturation_of(image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, "h w"]:
+    """Saturation of HSV, (max - min) / max, 0..1; 0 for black."""
+    high, low = image.max(axis=2).astype(np.float64), image.min(axis=2)
+    return np.asarray(np.divide(high - low, high, out=np.zeros_like(high), where=high > 0))

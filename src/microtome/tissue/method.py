@@ -46,7 +46,11 @@ class TissueMethod(ABC):
     @property
     def recipe(self) -> dict[str, object]:
         """What decides the mask beside the slide's pixels."""
-        return {"method": self.name, "method_version": self.version, **{f"method_{k}": v for k, v in asdict(self).items()}}
+        return {
+            "method": self.name,
+            "method_version": self.version,
+            **{f"method_{k}": v for k, v in asdict(self).items()},
+        }
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "TissueMethod":
@@ -90,7 +94,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - any par
 def _converted(value: Any, kind: Any) -> bool | int | float | None:  # noqa: ANN401 - any parameter of any type
     if kind is bool:
         words = {"true": True, "false": False, "yes": True, "no": False}
-        return value if isinstance(value, bool) else words.get(value.lower()) if isinstance(value, str) else None
+        return (
+            value if isinstance(value, bool) else words.get(value.lower()) if isinstance(value, str) else None
+        )
     if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -110,7 +116,12 @@ def check_range(method: str, name: str, value: float | None, low: float, high: f
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ConfigError(f"{name} of tissue method {method!r} must be a number {limit}. Got {value!r}.")
 

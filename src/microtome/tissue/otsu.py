@@ -12,6 +12,8 @@ from microtome.geometry import Box
 from microtome.slides.base import Slide
 from microtome.tissue.method import FoundMask, TissueMethod, check_range, level_index
 
+_MAX_LEVEL_PX = 400_000_000
+
 
 @dataclass(frozen=True)
 class Otsu(TissueMethod):
@@ -54,6 +56,11 @@ class Otsu(TissueMethod):
     def find_threshold(self, slide: Slide) -> tuple[int, Bool[np.ndarray, "h w"]]:
         """The threshold that was used, and the mask of the whole slide at the level."""
         level = slide.levels[self._level(slide)]
+        if level.size.area > _MAX_LEVEL_PX:
+            raise TissueError(
+                f"Slide '{slide.name}': the level to look at has {level.size.width} × {level.size.height} px, more "
+                f"than {_MAX_LEVEL_PX:,}. Pass level= of a smaller one, or --tissue-method auto."
+            )
         grey = self.blurred(cv2.cvtColor(slide.read(Box.of(slide.size), size=level.size), cv2.COLOR_RGB2GRAY))
         threshold = self.threshold
         if threshold is None:

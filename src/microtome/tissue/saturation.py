@@ -109,18 +109,22 @@ class Saturation(TissueMethod):
         _, contours = self._contours(slide)
         mask = np.zeros((level.size.height, level.size.width), np.uint8)
         for outline, holes in contours:
-            piece = cv2.drawContours(np.zeros_like(mask), [outline], -1, 1, cv2.FILLED) if holes else mask
-            cv2.drawContours(piece, [outline], -1, 1, cv2.FILLED)
+            x, y, w, h = cv2.boundingRect(outline)
+            piece = np.zeros((h, w), np.uint8)
+            cv2.drawContours(piece, [outline], -1, 1, cv2.FILLED, offset=(-x, -y))
             for hole in holes:
-                cv2.drawContours(piece, [hole], -1, 0, cv2.FILLED)
-                cv2.drawContours(piece, [hole], -1, 1, 1)  # a hole's contour runs on tissue
-            mask |= piece
+                cv2.drawContours(piece, [hole], -1, 0, cv2.FILLED, offset=(-x, -y))
+                cv2.drawContours(piece, [hole], -1, 1, 1, offset=(-x, -y))  # a hole's contour runs on tissue
+            mask[y : y + h, x : x + w] |= piece
         return FoundMask(mask.astype(bool), Box.of(slide.size))
 
     def find_contours(self, slide: Slide) -> list[Contour]:
         """The contours that CLAM keeps, in its order, level-0 pixels."""
         scale, contours = self._contours(slide)
-        return [Contour(_scaled(outline, scale), tuple(_scaled(h, scale) for h in holes)) for outline, holes in contours]
+        return [
+            Contour(_scaled(outline, scale), tuple(_scaled(h, scale) for h in holes))
+            for outline, holes in contours
+        ]
 
     def find_saturated(self, slide: Slide) -> Bool[np.ndarray, "h w"]:
         """Pixels of the level that are saturated, after median and closing."""
@@ -141,7 +145,9 @@ class Saturation(TissueMethod):
             binary = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((self.close, self.close), np.uint8))
         return np.asarray(binary > 0)
 
-    def _contours(self, slide: Slide) -> tuple[tuple[float, float], list[tuple[np.ndarray, list[np.ndarray]]]]:
+    def _contours(
+        self, slide: Slide
+    ) -> tuple[tuple[float, float], list[tuple[np.ndarray, list[np.ndarray]]]]:
         """Level-0 pixels per pixel of the level, and kept contours with kept holes in pixels of the level."""
         level = slide.levels[self._level(slide)]
         scale = (level.downsample_x, level.downsample_y)
@@ -168,7 +174,9 @@ class Saturation(TissueMethod):
         if self.seg_level >= 0:
             return level_index(slide, self.seg_level, self.name)
         # the largest downsample that is at most 64, as OpenSlide chooses
-        below = [i for i, level in enumerate(slide.levels) if (level.downsample_x + level.downsample_y) / 2 <= 64]
+        below = [
+            i for i, level in enumerate(slide.levels) if (level.downsample_x + level.downsample_y) / 2 <= 64
+        ]
         return below[-1] if below else 0
 
 

@@ -214,7 +214,11 @@ def read_tissue(path: str | Path, *, size: Size | None = None, mpp: float | None
             f"{size.width} × {size.height} px. Give the outline of this slide."
         )
     as_written = Tissue(
-        shapely.MultiPolygon([a.polygon for a in content.annotations]), written_size, written_mpp, method, recipe
+        shapely.MultiPolygon([a.polygon for a in content.annotations]),
+        written_size,
+        written_mpp,
+        method,
+        recipe,
     )
     if as_written.digest == written:
         return as_written
@@ -226,7 +230,13 @@ def _said(said: Any, path: Path) -> tuple[str, Size, float | None, dict[str, obj
         width, height = said["size"]
         mpp = None if said["mpp"] is None else float(said["mpp"])
         recipe = json.loads(said["recipe"]) if said["recipe"] else {}
-        return str(said["method"]), Size(int(width), int(height)), mpp, dict(recipe), str(said["polygons_digest"])
+        return (
+            str(said["method"]),
+            Size(int(width), int(height)),
+            mpp,
+            dict(recipe),
+            str(said["polygons_digest"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise AnnotationError(
             f"'{path}': what it says of how it was made cannot be read ({type(error).__name__}: {error}). Find tissue "

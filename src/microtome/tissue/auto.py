@@ -1,0 +1,225 @@
+"""Tissue without tuning: on bright-field stains by colour and texture, on a dark background by signal."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped, UInt8
+
+from microtome.errors import ConfigError
+from microtome.geometry import Size
+from microtome.slides.base import Slide
+from microtome.tissue.method import FoundMask, TissueMethod, check_range
+from microtome.tissue.pen import find_ink
+from microtome.tissue.shapes import closed, grown, opened, reached, without_small, without_small_holes
+
+_UNIT_UM = 8.0  # all lengths below are in units of this; without a resolution, of a thousandth of the image's side
+_GLASS = 243.0  # what an empty slide looks like where none of it is to be seen
+
+
+@dataclass(frozen=True)
+class Auto(TissueMethod):
+    """Tissue without tuning.
+
+    Bright field: density over the glass (estimated from the slide itself). What has colour is a candidate; what has
+    strong colour, or colour and texture, makes it tissue together with the weaker colour around it. So glass, grey
+    borders, shadows, coverslip edges and bubbles, which have no colour, are left out, and ink is told by its hue
+    (:mod:`microtome.tissue.pen`). Dark background (fluorescence): signal over the background's noise, averaged over
+    cells. Then gaps are closed, specks dropped, small holes filled, and the outline is moved outwards a little.
+
+    Attributes:
+        mpp: Resolution to look at, µm/px, where the slide's is known.
+        max_px: Longest side of the image looked at, at most.
+        min_px: Longest side at least, as far as level 0 has it: small slides are looked at more closely.
+        colour: Density between the most and the least absorbed channel above which a pixel is a candidate.
+        strong_colour: The same above which it is tissue.
+        texture: Standard deviation of density above which half of ``strong_colour`` does.
+        faint: A slide on which nothing is denser than this, and little (5 %) is coloured, is empty.
+        signal: On a dark background: share of the slide's brightest signal that is tissue, averaged over 16 µm.
+        closing_um: Gaps up to twice this are closed.
+        min_area_um2: Least area of a piece.
+        max_hole_um2: Holes up to this area are filled.
+        margin_um: The outline is moved outwards by this, and by up to ``margin_px0`` where there is little tissue.
+        margin_px0: Margin where tissue is a vanishing share of the slide, level-0 pixels (at most 48 µm; without a
+            resolution at most 3.3 % of the longest side); from 10 % upwards it is ``margin_um``.
+        remove_ink: Leave out pen marks.
+
+    References:
+        Own method. Density as in Ruifrok & Johnston, Anal. Quant. Cytol. Histol. 23 (2001). Compared with the
+        published methods in the documentation's chapter on tissue.
+    """
+
+    name: ClassVar[str] = "auto"
+    version: ClassVar[int] = 1
+
+    mpp: float = 8.0
+    max_px: int = 2048
+    min_px: int = 1024
+    colour: float = 0.05
+    strong_colour: float = 0.2
+    texture: float = 0.03
+    faint: float = 0.45
+    signal: float = 0.05
+    closing_um: float = 32.0
+    min_area_um2: float = 10_000.0
+    max_hole_um2: float = 12_800.0
+    margin_um: float = 8.0
+    margin_px0: float = 48.0
+    remove_ink: bool = True
+
+    def __post_init__(self) -> None:
+        check_range(self.name, "mpp", self.mpp, 0.01, 1000)
+        check_range(self.name, "max_px", self.max_px, 16, 20_000)
+        check_range(self.name, "min_px", self.min_px, 1, 20_000)
+        for field in ("colour", "strong_colour", "texture", "faint", "signal"):
+            check_range(self.name, field, getattr(self, field), 0.001, 5)
+        for field in ("closing_um", "min_area_um2", "max_hole_um2", "margin_um", "margin_px0"):
+            check_range(self.name, field, getattr(self, field), 0)
+        if self.min_px > self.max_px or self.colour > self.strong_colour:
+            raise ConfigError(
+                "Tissue method 'auto' needs min_px at most max_px and colour at most strong_colour. Got min_px="
+                f"{self.min_px}, max_px={self.max_px}, colour={self.colour} and strong_colour={self.strong_colour}."
+            )
+
+    def find_mask(self, slide: Slide) -> FoundMask:
+        """Find tissue; see the class."""
+        box, mpp0 = slide.bounds, slide.resolution.mpp
+        size = self._size(box.size, mpp0)
+        scale = box.width / size.width  # level-0 pixels per pixel of the image
+        unit = max(1.0, max(size.width, size.height) / 1000) if mpp0 is None else _UNIT_UM / (mpp0 * scale)
+        if slide.is_rgb or slide.view is not None:
+            image = slide.read(box, size=size)
+            found = self._on_dark(image, unit) if is_dark(image) else self._on_bright(image, unit)
+        else:
+            found = self._on_dark(slide.read_raw(box, size=size), unit)
+        return FoundMask(self._finished(*found, unit, self._margin(found[0], unit, scale, box.size, mpp0)), box)
+
+    def _size(self, whole: Size, mpp0: float | None) -> Size:
+        longest = max(whole.width, whole.height)
+        wanted = self.max_px if mpp0 is None else max(self.min_px, round(longest * mpp0 / self.mpp))
+        return whole.fitted(min(wanted, self.max_px))
+
+    def _on_bright(
+        self, image: UInt8[np.ndarray, "h w 3"], unit: float
+    ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """Tissue and ink."""
+        glass = glass_colour(image)
+        density = density_over(blurred(image, max(unit, 0.7)), glass)
+        densest = density.max(axis=2)
+        colour = _colour(image, density)
+        rough = _texture(density_over(blurred(image, 0.7), glass).mean(axis=2), 2.5 * unit)
+        ink = find_ink(density, unit) if self.remove_ink else np.zeros(densest.shape, bool)
+        around = grown(ink, 2 * unit)
+        weak = (colour > self._least_colour(colour, densest)) & ~around
+        weak &= (rough > 0.4 * self.texture) | (colour > 0.75 * self.strong_colour)
+        textured = (colour > 0.5 * self.strong_colour) & (rough > self.texture)
+        strong = ((colour > self.strong_colour) | textured) & (densest > self.strong_colour) & ~around
+        tissue = reached(weak, opened(strong, 1))
+        if tissue.any() and tissue.mean() < 0.05 and np.percentile(densest[tissue], 95) < self.faint:
+            tissue = np.zeros_like(tissue)
+        return tissue, around
+
+    def _least_colour(self, colour: Float32[np.ndarray, "h w"], densest: Float32[np.ndarray, "h w"]) -> float:
+        """``colour``, raised where the glass itself is noisier, but not to more than twice."""
+        glass = colour[densest < 0.06]
+        if glass.size < 100:
+            return self.colour
+        middle = np.median(glass)
+        noise = float(middle + 5 * 1.4826 * np.median(np.abs(glass - middle)))
+        return min(max(self.colour, noise), 2 * self.colour)
+
+    def _on_dark(
+        self, image: Shaped[np.ndarray, "h w c"], unit: float
+    ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """Tissue by signal; no ink."""
+        signal, noise = signal_over_background(image)
+        smooth = blurred(signal, 2 * unit)
+        weak = smooth > max(self.signal, 4 * noise / max(1.0, unit))
+        return reached(weak, smooth > max(2.5 * self.signal, 8 * noise / max(1.0, unit))), np.zeros(weak.shape, bool)
+
+    def _finished(
+        self, tissue: Bool[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"], unit: float, margin: float
+    ) -> Bool[np.ndarray, "h w"]:
+        """Gaps closed, specks dropped, outline moved outwards, holes filled; ink is in none of it."""
+        per_um2 = unit**2 / _UNIT_UM**2
+        mask = opened(closed(tissue, self.closing_um / _UNIT_UM * unit), 1.5 * unit) & ~ink
+        mask = without_small(mask, min(self.min_area_um2 * per_um2, 0.01 * mask.size))
+        mask = without_small_holes(grown(mask, margin), self.max_hole_um2 * per_um2)
+        return without_small(mask & ~ink, min(self.min_area_um2 * per_um2, 0.01 * mask.size))
+
+    def _margin(
+        self, tissue: Bool[np.ndarray, "h w"], unit: float, scale: float, whole: Size, mpp0: float | None
+    ) -> float:
+        """Pixels of the image by which the outline is moved outwards."""
+        least = self.margin_um / _UNIT_UM * unit
+        limit_px0 = 0.033 * max(whole.width, whole.height) if mpp0 is None else 48.0 / mpp0
+        most = max(least, min(self.margin_px0, limit_px0) / scale)
+        return least + (most - least) * max(0.0, 1 - float(tissue.mean()) / 0.1)
+
+
+def is_dark(image: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether an image has a dark background: much is dark, and hardly anything is white."""
+    return bool((image.max(axis=2) < 60).mean() > 0.4 and (image.min(axis=2) > 170).mean() < 0.05)
+
+
+def glass_colour(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " 3"]:
+    """Colour of the empty glass: the most frequent bright colour that is not pink, or a usual one if there is none."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
+    low, high = smooth.min(axis=2), smooth.max(axis=2)
+    pink = np.minimum(smooth[:, :, 0], smooth[:, :, 2]).astype(np.int16) - smooth[:, :, 1] > 9
+    glass = (low > 180) & (high - low <= 40) & ~pink
+    if glass.mean() < 0.002:
+        return np.full(3, _GLASS, np.float32)
+    counts = np.convolve(np.bincount(low[glass], minlength=256), np.ones(5), mode="same")
+    brightest = int(np.searchsorted(np.cumsum(counts), 0.99 * counts.sum()))
+    counts[: max(0, brightest - 45)] = 0  # a pale piece of tissue may be more frequent than the glass
+    near = glass & (np.abs(low.astype(np.int16) - int(counts.argmax())) <= 5)
+    return np.median(smooth[near], axis=0).astype(np.float32)
+
+
+def density_over(image: Float32[np.ndarray, "h w 3"], glass: Float32[np.ndarray, " 3"]) -> Float32[np.ndarray, "h w 3"]:
+    """Optical density over the glass, natural logarithm; nothing is less dense than glass."""
+    return np.maximum(0, np.log((glass + 1) / (image + 1)), dtype=np.float32)
+
+
+def blurred(image: Shaped[np.ndarray, "..."], sigma: float) -> Float32[np.ndarray, "..."]:
+    """Gaussian blur, as float."""
+    return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma))
+
+
+def _colour(image: np.ndarray, density: np.ndarray) -> Float32[np.ndarray, "h w"]:
+    """Density between the most and the least absorbed channel; of a grey image half of the density itself."""
+    sample = image[:: max(1, image.shape[0] // 256), :: max(1, image.shape[1] // 256)]
+    if np.ptp(sample, axis=2).max() == 0:
+        return np.asarray(density[:, :, 0] / 2)
+    return np.asarray(density.max(axis=2) - density.min(axis=2))
+
+
+def _texture(density: np.ndarray, sigma: float) -> Float32[np.ndarray, "h w"]:
+    """Local standard deviation."""
+    mean = blurred(density, sigma)
+    return np.asarray(np.sqrt(np.maximum(0, blurred(density * density, sigma) - mean * mean)))
+
+
+def signal_over_background(image: Shaped[np.ndarray, "h w c"]) -> tuple[Float32[np.ndarray, "h w"], float]:
+    """The strongest channel's signal, 0..1, and the background's noise on that scale.
+
+    Per channel, background is the most frequent value, noise the spread below it, and 1 is the 99.8th percentile.
+    """
+    strongest = np.zeros(image.shape[:2], np.float32)
+    noises = []
+    for channel in np.moveaxis(image, 2, 0).astype(np.float32):
+        low, high = np.percentile(channel, [0.1, 99.8])
+        if high <= low:
+            continue
+        counts, edges = np.histogram(channel, bins=256, range=(low, high))
+        peak = int(np.convolve(counts, np.ones(5), mode="same")[:192].argmax())
+        background = float(edges[peak] + edges[peak + 1]) / 2
+        below = channel[channel < background]
+        noise = float(np.sqrt(np.mean((below - background) ** 2))) if below.size else 0.0
+        # a channel of noise alone must not be stretched to look like signal
+        reach = max(high - background, 12 * noise)
+        strongest = np.maximum(strongest, np.clip((channel - background) / reach, 0, 1))
+        noises.append(noise / reach)
+    return strongest, max(noises, default=0.0)
