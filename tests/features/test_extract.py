@@ -246,7 +246,7 @@ def test_unreadable_tiles_have_no_row_and_a_reason(store: FeatureStore) -> None:
 
 
 def test_a_whole_batch_may_be_unreadable(store: FeatureStore) -> None:
-    source = ArraySource("A", 12, broken={r: "torn" for r in range(4, 8)})
+    source = ArraySource("A", 12, broken=dict.fromkeys(range(4, 8), "torn"))
     encoder = Means()
     extract(source, encoder, store, ExtractOptions(batch_size=4, min_coverage=0.5))
     assert len(encoder.shapes) == 2
@@ -256,7 +256,7 @@ def test_a_whole_batch_may_be_unreadable(store: FeatureStore) -> None:
 @pytest.mark.parametrize(("n_broken", "stands"), [(0, True), (2, True), (3, False), (20, False)])
 def test_coverage_decides_whether_the_slide_stands(store: FeatureStore, n_broken: int, stands: bool) -> None:
     options = ExtractOptions(batch_size=4, min_coverage=0.9)
-    source = ArraySource("A", 20, broken={r: "torn" for r in range(n_broken)})
+    source = ArraySource("A", 20, broken=dict.fromkeys(range(n_broken), "torn"))
     if stands:
         assert extract(source, Means(), store, options).n_unreadable == n_broken
         return
@@ -369,7 +369,7 @@ def _broken_source(slide_id: str, kind: str) -> Job:
     if kind == "modality":
         source.modality = "fluorescence"
     if kind == "coverage":
-        source.broken = {r: "torn" for r in range(20)}
+        source.broken = dict.fromkeys(range(20), "torn")
     if kind == "read":
         source.read = _raise(SlideChangedError("gone"))  # type: ignore[method-assign] # a slide that breaks
     if kind == "shape":

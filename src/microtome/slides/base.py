@@ -30,7 +30,7 @@ _BAND_PX = (
     16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
 )
 _DARK = 60  # a pixel whose brightest channel is below this is background of a fluorescence image
-_BRIGHT = 170
+_BRIGHT = 170  # a pixel whose darkest channel is above this is background of a bright-field image
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,9 @@ class Slide(ABC):
             return "brightfield"
         if not self.is_rgb:
             return "multichannel"
-        brightest = self._overview().max(axis=2)
-        dark, bright = float((brightest < _DARK).mean()), float((brightest > _BRIGHT).mean())
+        picture = self._overview()
+        dark = float((picture.max(axis=2) < _DARK).mean())
+        bright = float((picture.min(axis=2) > _BRIGHT).mean())  # in all colours: a bright dye is bright in its own
         return "fluorescence" if dark > 0.5 and bright < 0.05 else "brightfield"
 
     def _overview(self) -> UInt8[np.ndarray, "h w 3"]:

@@ -14,9 +14,7 @@ from microtome.features.writer import BagPlan
 RECIPE: Mapping[str, object] = {"encoder": "example", "tile_px": 224}
 
 
-def example_features(
-    n: int, dim: int = 4, *, seed: int = 0, dtype: str = "float32"
-) -> Float[np.ndarray, "n d"]:
+def example_features(n: int, dim: int = 4, *, seed: int = 0, dtype: str = "float32") -> Float[np.ndarray, "n d"]:
     """Some finite features."""
     features: Float[np.ndarray, "n d"] = np.random.default_rng(seed).normal(size=(n, dim)).astype(dtype)
     return features

@@ -29,7 +29,7 @@ _CARD_ALWAYS = {"licence": "not stated", "citation": "not stated", "trained_on":
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number of the summary: its exact value and how it is shown."""
+    """A number of the summary: its exact value and how it is shown; ``mood`` is empty, ``warned`` or ``failed``."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class Figure:
     shown: str
     unit: str = ""
     detail: str = ""
-    alarm: bool = False
+    mood: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def key_figures(rows: Sequence[Mapping[str, str]], totals: Mapping[str, str], ru
     n_hit = sum(row["n_unreadable"] not in ("", "0") for row in rows)
     seconds = {str(name): s for name, s in as_mapping(run.get("seconds")).items() if isinstance(s, int | float)}
     figures = [
-        Figure("slides", "slides", str(len(rows)), show_count(str(len(rows))), "", counts, bool(status["failed"])),
+        Figure("slides", "slides", str(len(rows)), show_count(str(len(rows))), "", counts, "failed" if status["failed"] else ""),
         Figure("tissue_mm2", "tissue", totals["tissue_mm2"], show_area(totals["tissue_mm2"]), "mm²"),
         Figure("n_tiles", "tiles", totals["n_tiles"], show_count(totals["n_tiles"])),
         Figure(
@@ -97,7 +97,7 @@ def key_figures(rows: Sequence[Mapping[str, str]], totals: Mapping[str, str], ru
             totals["n_unreadable"],
             show_count(totals["n_unreadable"]),
             detail=f"on {n_hit} slide{'' if n_hit == 1 else 's'}" if n_hit else "",
-            alarm=n_hit > 0,
+            mood="warned" if n_hit else "",
         ),
     ]
     if seconds:
