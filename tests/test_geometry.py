@@ -8,9 +8,7 @@ from microtome.geometry import Box, DeepZoomAddress, DeepZoomPyramid, Point, Siz
 small = st.integers(-50, 50)
 side = st.integers(1, 60)
 boxes = st.builds(Box, small, small, side, side)
-pyramids = st.builds(
-    DeepZoomPyramid, st.builds(Size, st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 512)
-)
+pyramids = st.builds(DeepZoomPyramid, st.builds(Size, st.integers(1, 5000), st.integers(1, 5000)), st.integers(1, 512))
 
 
 def pixels(box):
@@ -101,9 +99,7 @@ def test_deepzoom_addresses_and_boxes_are_inverse(pyramid, data):
     level = data.draw(st.integers(0, pyramid.level_count - 1))
     columns, rows = pyramid.grid(level)
     assume(sum(pyramid.grid(pyramid.level_count - 1)) < 200)
-    address = DeepZoomAddress(
-        level, data.draw(st.integers(0, columns - 1)), data.draw(st.integers(0, rows - 1))
-    )
+    address = DeepZoomAddress(level, data.draw(st.integers(0, columns - 1)), data.draw(st.integers(0, rows - 1)))
     box = pyramid.box(address)
     assert Box.of(pyramid.size).contains(box)
     assert pyramid.address(box, level=level) == address
@@ -142,9 +138,7 @@ def test_addresses_that_do_not_exist_are_refused(address):
         pyramid.box(DeepZoomAddress(*address))
 
 
-@pytest.mark.parametrize(
-    "box", [Box(1, 0, 224, 224), Box(0, 0, 223, 224), Box(0, 0, 300, 300), Box(-224, 0, 224, 224)]
-)
+@pytest.mark.parametrize("box", [Box(1, 0, 224, 224), Box(0, 0, 223, 224), Box(0, 0, 300, 300), Box(-224, 0, 224, 224)])
 def test_a_box_that_is_no_tile_is_refused(box):
     with pytest.raises(TileError):
         DeepZoomPyramid(Size(2220, 2967), 224).address(box)

@@ -82,10 +82,7 @@ class Cohort:
                     f"slide_id {slide.slide_id!r} occurs twice: {_described(twin)} and {_described(slide)}. "
                     "Give each slide an id of its own."
                 )
-            if (
-                slide.path is not None
-                and (twin := by_path.setdefault(_plain(slide.path), slide)) is not slide
-            ):
+            if slide.path is not None and (twin := by_path.setdefault(_plain(slide.path), slide)) is not slide:
                 raise CohortError(
                     f"'{slide.path}' is listed as slide {twin.slide_id!r} and as {slide.slide_id!r}. List "
                     "each file once."
@@ -190,9 +187,7 @@ def read_cohort(path: str | Path, *, columns: Mapping[str, str] | None = None) -
     return Cohort(tuple(slides), label_columns)
 
 
-def _read_slide(
-    path: Path, line: int, cells: Mapping[str, str], labels: Mapping[str, str | None]
-) -> CohortSlide:
+def _read_slide(path: Path, line: int, cells: Mapping[str, str], labels: Mapping[str, str | None]) -> CohortSlide:
     slide_id = cells["slide_id"]
     for name in ("slide_id", "patient_id"):
         if name in cells and cells[name] in MISSING:
@@ -309,9 +304,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         raise CohortError(f"'{path}', line {reader.line_num}: no table can be read ({error}).") from error
     if not rows:
         what = "has a header but no slides" if header else "is empty"
-        raise CohortError(
-            f"Cohort table '{path}' {what}. Write one row per slide below a header with slide_id."
-        )
+        raise CohortError(f"Cohort table '{path}' {what}. Write one row per slide below a header with slide_id.")
     return [name for name in header if name], rows
 
 
@@ -337,9 +330,7 @@ def _read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CohortError(
-            f"'{path}' is not UTF-8 text (byte {error.start}). Save it as CSV in UTF-8."
-        ) from error
+        raise CohortError(f"'{path}' is not UTF-8 text (byte {error.start}). Save it as CSV in UTF-8.") from error
     if "\0" in text:
         raise CohortError(f"'{path}' is not a text table: it holds zero bytes. Pass a CSV or TSV file.")
     return text
@@ -358,11 +349,7 @@ def _checked_header(path: Path, names: list[str]) -> list[str]:
     empty = [str(i + 1) for i, name in enumerate(names) if not name]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise CohortError(
-            f"Cohort table '{path}' has the column {', '.join(twice)} more than once. Rename one."
-        )
+        raise CohortError(f"Cohort table '{path}' has the column {', '.join(twice)} more than once. Rename one.")
     if empty and empty != ["1"]:
-        raise CohortError(
-            f"Cohort table '{path}' has no name for column {', '.join(empty)}. Name it or delete it."
-        )
+        raise CohortError(f"Cohort table '{path}' has no name for column {', '.join(empty)}. Name it or delete it.")
     return names

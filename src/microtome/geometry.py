@@ -95,12 +95,7 @@ class Box:
 
     def contains(self, other: "Box") -> bool:
         """Whether ``other`` lies wholly inside."""
-        return (
-            self.x <= other.x
-            and self.y <= other.y
-            and other.right <= self.right
-            and other.bottom <= self.bottom
-        )
+        return self.x <= other.x and self.y <= other.y and other.right <= self.right and other.bottom <= self.bottom
 
     def intersection(self, other: "Box") -> "Box | None":
         """The common part, or None where there is none."""
@@ -203,9 +198,7 @@ class DeepZoomPyramid:
     def scale(self, level: int) -> int:
         """Level-0 pixels of the slide per pixel of a DeepZoom level: a power of two."""
         if not 0 <= level < self.level_count:
-            raise TileError(
-                f"There is no DeepZoom level {level}. The pyramid has levels 0 to {self.level_count - 1}."
-            )
+            raise TileError(f"There is no DeepZoom level {level}. The pyramid has levels 0 to {self.level_count - 1}.")
         return int(2 ** (self.level_count - 1 - level))
 
     def level_size(self, level: int) -> Size:
@@ -266,15 +259,11 @@ class DeepZoomPyramid:
         Raises:
             TileError: If no tile, or more than one, has this box.
         """
-        found = [
-            a for a in map(self._address_at(box), self._levels(level)) if a is not None and self.box(a) == box
-        ]
+        found = [a for a in map(self._address_at(box), self._levels(level)) if a is not None and self.box(a) == box]
         if len(found) == 1:
             return found[0]
         if not found:
-            raise TileError(
-                f"{box} is no tile of the DeepZoom pyramid of {self.size} with {self.tile_px} px tiles."
-            )
+            raise TileError(f"{box} is no tile of the DeepZoom pyramid of {self.size} with {self.tile_px} px tiles.")
         levels = ", ".join(str(a.level) for a in found)
         raise TileError(f"{box} is one tile on each of the DeepZoom levels {levels}. Pass level=.")
 

@@ -37,7 +37,6 @@ def test_flags_win_over_the_file(capsys, tmp_path):
         (["run", "--no-such-flag"], "--no-such-flag"),
         (["frobnicate"], "frobnicate"),
         (["run", "--seed", "x"], "seed"),
-        (["run", "/nonexistent/slide.svs"], "/nonexistent/slide.svs"),
         (["run"], "no slide"),
         (["run", "x.svs", "--encoder", "textur"], "texture"),
         (["run", "x.svs", "--tissue-method", "magic"], "masked-otsu"),
@@ -51,6 +50,12 @@ def test_what_cannot_be_honoured_is_said_in_one_line_and_exits_with_2(capsys, tm
     assert said in err
     assert "Traceback" not in err
     assert "pydantic" not in err
+
+
+def test_a_slide_that_is_not_there_fails_by_name(capsys, tmp_path):
+    code, out, _ = run_cli(capsys, "tissue", str(tmp_path / "lost.svs"), "--out", str(tmp_path / "out"), "--quiet")
+    assert code == 1
+    assert "lost.svs" in out
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "{", "3", "wndow: 1"])

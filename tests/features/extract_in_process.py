@@ -4,6 +4,7 @@ Arguments: folder, seconds per batch, names of slides.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def say(outcome: Extracted | Failure) -> None:
 
 
 def main(folder: str, seconds: str, *names: str) -> None:
-    jobs = [Job(name, lambda name=name: slide(name)) for name in names]
+    jobs = [Job(name, partial(slide, name)) for name in names]
     extract_all(jobs, Speaking(delay_s=float(seconds)), FeatureStore(Path(folder)), OPTIONS, on_done=say)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from microtome.encoders.base import Card, Encoder
 from microtome.errors import ModalityError
+from microtome.features.outcomes import Job
 from microtome.storage import hash_array
 from microtome.tiles.source import TileBatch
 
@@ -70,6 +71,11 @@ class ArraySource:
 
     def close(self) -> None:
         self.closed = True
+
+
+def job_of(source: ArraySource) -> Job:
+    """A job whose source is there already."""
+    return Job(source.slide_id, lambda: source)
 
 
 class Means(Encoder):

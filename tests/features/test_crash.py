@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def _finish(process: "subprocess.Popen[str]") -> list[str]:
 def undisturbed(tmp_path: Path) -> FeatureStore:
     store = FeatureStore(tmp_path / "undisturbed")
     done: list[Extracted | Failure] = []
-    jobs = [Job(name, lambda name=name: slide(name)) for name in NAMES]
+    jobs = [Job(name, partial(slide, name)) for name in NAMES]
     extract_all(jobs, Means(), store, OPTIONS, on_done=done.append)
     assert all(isinstance(o, Extracted) for o in done)
     return store
@@ -51,7 +52,7 @@ def _assert_same(store: FeatureStore, undisturbed: FeatureStore) -> None:
 
 
 def _kill_again_and_again(folder: Path, undisturbed: FeatureStore, n_kills: int, seed: int) -> None:
-    rng, store = random.Random(seed), FeatureStore(folder)
+    rng, store = random.Random(seed), FeatureStore(folder)  # noqa: S311 - moments of kills, not secrets
     n_batches = sum(-(-len(slide(name)) // OPTIONS.batch_size) for name in NAMES)
     for _ in range(n_kills):
         process = _start(folder)

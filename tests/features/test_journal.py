@@ -1,6 +1,7 @@
 """The journal of batches: what a kill, a full disk or another program does to it."""
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_a_failed_append_leaves_what_was_committed(tmp_path: Path, monkeypatch: 
 
 def test_the_disk_is_made_to_hold_it_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(journal_module.os, "fsync", synced.append)
+    monkeypatch.setattr(os, "fsync", synced.append)
     monkeypatch.setattr(journal_module, "SYNC_BYTES", 200)
     journal = Journal(tmp_path / "j", HEAD)
     record = len(journal_module._pack(0, _batch(0)))

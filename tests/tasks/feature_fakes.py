@@ -11,7 +11,7 @@ class FakeBag:
     boxes: np.ndarray
 
 
-class FakeStore(dict):
+class FakeStore(dict[str, FakeBag]):
     """slide_id → FakeBag, in the order of insertion."""
 
     def recipe_text(self, slide_id: str) -> str | None:

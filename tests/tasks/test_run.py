@@ -23,13 +23,9 @@ from microtome.tiles.store import read_tile_quality, read_tiles
 FEATURES = "features/texture_224px_0.5"
 
 
-def settings(kind, cohort, out, **values):
-    values.setdefault("slides", (str(cohort),))
-    return kind(out=out, quiet=True, **values)
-
-
-def do(kind, cohort, out, **values):
-    return run(settings(kind, cohort, out, **values), progress=QuietProgress())
+def do(kind, folder, out, **values):
+    values.setdefault("slides", (str(folder),))
+    return run(kind(out=out, quiet=True, **values), progress=QuietProgress())
 
 
 def contents(out: Path, *folders: str) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_tiles_that_do_not_differ_are_refused(rows: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"n_points": 3}, {"n_neighbors": 1}, {"min_dist": 1.5}, {"seed": -1}])
-def test_settings_out_of_range_are_refused(store: FakeStore, clusters: Clusters, setting: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(store: FakeStore, clusters: Clusters, setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         umap_features(store, clusters, **setting)
 
@@ -150,7 +151,14 @@ def test_written_points_come_back(tmp_path: Path, store: FakeStore, clusters: Cl
 
 
 def test_every_setting_changes_what_decides_the_picture(store: FakeStore, clusters: Clusters) -> None:
-    settings = [{}, {"n_points": 9}, {"seed": 9}, {"n_neighbors": 9}, {"min_dist": 0.9}, {"slide_ids": ["s0"]}]
+    settings: list[Any] = [
+        {},
+        {"n_points": 9},
+        {"seed": 9},
+        {"n_neighbors": 9},
+        {"min_dist": 0.9},
+        {"slide_ids": ["s0"]},
+    ]
     texts = {recipe_text(umap_recipe(store, clusters, **s)) for s in settings}
     texts.add(recipe_text(umap_recipe(store, cluster_features(store, n_clusters=3))))
     assert len(texts) == 7

@@ -17,7 +17,7 @@ class TestSvs(TileSourceContract):
 
         def open_tiles(mpp=0.499):
             slide = open_slide(path)
-            return SlideTiles(slide, lay_tiles(slide, None, Grid(tile_px=256, mpp=mpp)))
+            return SlideTiles(slide, lay_tiles(slide, None, Grid(tile_px=700, mpp=mpp)))
 
         with open_tiles() as tiles:
             expected = np.stack([tiles.slide.read(Box.from_row(row)) for row in tiles.boxes])
@@ -31,7 +31,7 @@ class TestMultichannel(TileSourceContract):
 
         def open_tiles(level=0):
             slide = open_slide(path)
-            return SlideTiles(slide, lay_tiles(slide, None, Grid(tile_px=32, mpp=None, level=level)))
+            return SlideTiles(slide, lay_tiles(slide, None, Grid(tile_px=400, mpp=None, level=level)))
 
         with open_tiles() as tiles:
             expected = np.stack([tiles.slide.read_raw(Box.from_row(row)) for row in tiles.boxes])
@@ -44,4 +44,4 @@ class TestMultichannel(TileSourceContract):
 
 
 def _first_tiles(source):
-    return SlideTiles(source.slide, lay_tiles(source.slide, None, Grid(tile_px=16, mpp=None, level=0)))
+    return SlideTiles(source.slide, lay_tiles(source.slide, None, Grid(tile_px=300, mpp=None, level=0)))

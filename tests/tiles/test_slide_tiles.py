@@ -99,7 +99,7 @@ def test_a_view_makes_rgb_of_channels():
     with source(slide) as tiles:
         assert tiles.modality == "brightfield"
         images = tiles.read(np.arange(3)).images
-    np.testing.assert_array_equal(images[0], slide.read(Box(0, 0, 64, 64)))
+        np.testing.assert_array_equal(images[0], slide.read(Box(0, 0, 64, 64)))
 
 
 def test_fill_is_honoured():

@@ -24,9 +24,7 @@ NonArea = Literal["error", "skip"]
 Invalid = Literal["error", "repair"]
 
 _MAX_DEPTH = 64  # of nested collections; QuPath needs three
-_ID_SPACE = uuid.UUID(
-    "5d6f5d0e-6a0e-5c8b-9f53-6f1a3f6f7a10"
-)  # of the features' ids: the same polygon, the same id
+_ID_SPACE = uuid.UUID("5d6f5d0e-6a0e-5c8b-9f53-6f1a3f6f7a10")  # of the features' ids: the same polygon, the same id
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 
 
@@ -60,9 +58,7 @@ class GeoJsonFile:
     members: Mapping[str, Any]
 
 
-def read_polygons(
-    path: str | Path, *, non_area: NonArea = "error", invalid: Invalid = "error"
-) -> list[Annotation]:
+def read_polygons(path: str | Path, *, non_area: NonArea = "error", invalid: Invalid = "error") -> list[Annotation]:
     """Read the polygons of a GeoJSON file, level-0 pixels.
 
     Args:
@@ -123,14 +119,10 @@ def write_polygons(
         **(members or {}),
         "features": [_feature(a, colours, Path(path)) for a in annotations],
     }
-    write_text(
-        Path(path), json.dumps(collection, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-    )
+    write_text(Path(path), json.dumps(collection, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
 
 
-def _feature(
-    annotation: Annotation, colours: Mapping[str, tuple[int, int, int]], path: Path
-) -> dict[str, Any]:
+def _feature(annotation: Annotation, colours: Mapping[str, tuple[int, int, int]], path: Path) -> dict[str, Any]:
     polygon = annotation.polygon
     if polygon.is_empty or not polygon.is_valid:
         raise AnnotationError(
@@ -140,9 +132,7 @@ def _feature(
     properties: dict[str, Any] = {"objectType": "annotation", **annotation.properties}
     if annotation.label is not None:
         kept = properties.get("classification")
-        colour = (
-            kept.get("color") if isinstance(kept, Mapping) and kept.get("name") == annotation.label else None
-        )
+        colour = kept.get("color") if isinstance(kept, Mapping) and kept.get("name") == annotation.label else None
         properties["classification"] = {
             "name": annotation.label,
             "color": colour or list(colours[annotation.label]),
@@ -172,9 +162,7 @@ def _parsed(path: Path) -> Any:  # noqa: ANN401 - JSON is anything
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse)
     except OSError as error:
-        raise AnnotationError(
-            f"'{path}' cannot be read: {error.strerror or error}. Check the path."
-        ) from error
+        raise AnnotationError(f"'{path}' cannot be read: {error.strerror or error}. Check the path.") from error
     except RecursionError as error:
         raise AnnotationError(f"'{path}' is no GeoJSON of polygons: it is nested too deeply.") from error
     except ValueError as error:
@@ -205,9 +193,7 @@ class _Reading:
             for item in content:
                 yield from self.annotations(item, depth + 1)
         elif not isinstance(content, dict):
-            self.fail(
-                f"expected a GeoJSON object, got {_shown(content)}", "Export the annotations as GeoJSON."
-            )
+            self.fail(f"expected a GeoJSON object, got {_shown(content)}", "Export the annotations as GeoJSON.")
         elif content.get("type") == "FeatureCollection":
             features = content.get("features")
             if not isinstance(features, list):
@@ -272,16 +258,14 @@ class _Reading:
         points = [self._point(point, where) for point in self._list(ring, where, "point")]
         if len(points) < 4 or points[0] != points[-1]:
             self.fail(
-                f"a ring of {where} has {len(points)} points and {'ends' if points[0] == points[-1] else 'does not end'}"
-                " where it starts",
+                f"a ring of {where} has {len(points)} points and "
+                f"{'ends' if points[0] == points[-1] else 'does not end'} where it starts",
                 "A ring needs at least 4 points, the last equal to the first; export the annotations again.",
             )
         return points
 
     def _point(self, point: Any, where: str) -> tuple[float, float]:  # noqa: ANN401 - JSON is anything
-        if not (
-            isinstance(point, list) and len(point) >= 2 and _is_number(point[0]) and _is_number(point[1])
-        ):
+        if not (isinstance(point, list) and len(point) >= 2 and _is_number(point[0]) and _is_number(point[1])):
             self.fail(
                 f"a point of {where} is {_shown(point)}, not two finite numbers",
                 "Export the annotations again.",
@@ -305,9 +289,7 @@ def _label(properties: Mapping[str, Any]) -> str | None:
     found = properties.get("classification")
     if isinstance(found, dict):
         names = found.get("names")
-        found = found.get("name") or (
-            ": ".join(map(str, names)) if isinstance(names, list) and names else None
-        )
+        found = found.get("name") or (": ".join(map(str, names)) if isinstance(names, list) and names else None)
     return found if isinstance(found, str) and found else None
 
 

@@ -106,9 +106,7 @@ def edges_of(parts: np.ndarray) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.
     return points[:-1][same], points[1:][same]
 
 
-def polygons_from_mask(
-    mask: Bool[np.ndarray, "h w"], *, box: Box, simplify_px: float = 0.0
-) -> shapely.MultiPolygon:
+def polygons_from_mask(mask: Bool[np.ndarray, "h w"], *, box: Box, simplify_px: float = 0.0) -> shapely.MultiPolygon:
     """Outline a mask along its pixels' edges, level-0 pixels, holes kept.
 
     Each polygon is one 4-connected piece of the mask; pieces that meet at a corner stay two polygons. Without
@@ -141,17 +139,13 @@ def polygons_from_mask(
     ring_piece = piece[starts]
     # the shell of each piece first, then its holes
     order = np.lexsort((_clockwise(corners, starts) <= 0, ring_piece))
-    rings = np.asarray(
-        shapely.linearrings(corners * scale + np.array([box.x, box.y], np.float64), indices=ring)
-    )
+    rings = np.asarray(shapely.linearrings(corners * scale + np.array([box.x, box.y], np.float64), indices=ring))
     polygons = shapely.polygons(rings[order], indices=ring_piece[order] - 1)
     outlined = _as_multi(np.asarray(polygons))
     return outlined if simplify_px == 0 else _simplified(outlined, simplify_px * float(scale.max()))
 
 
-def _clockwise(
-    corners: Int64[np.ndarray, "n 2"], starts: Int64[np.ndarray, " rings"]
-) -> Int64[np.ndarray, " rings"]:
+def _clockwise(corners: Int64[np.ndarray, "n 2"], starts: Int64[np.ndarray, " rings"]) -> Int64[np.ndarray, " rings"]:
     """Twice the signed area of each ring, positive if it goes clockwise as seen (y down), as shells do here."""
     following = np.arange(1, len(corners) + 1)
     following[np.append(starts[1:], len(corners)) - 1] = starts
@@ -160,9 +154,7 @@ def _clockwise(
 
 
 def _simplified(polygons: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPolygon:
-    simple = shapely.make_valid(
-        shapely.simplify(polygons, tolerance), method="structure", keep_collapsed=False
-    )
+    simple = shapely.make_valid(shapely.simplify(polygons, tolerance), method="structure", keep_collapsed=False)
     parts = shapely.get_parts(simple)
     return merged(parts[shapely.area(parts) > 0])
 
@@ -251,6 +243,4 @@ def _simple_loops(
             at = step[at]
         loops.append(walk)
     lengths = [len(loop) for loop in loops]
-    return np.fromiter(chain.from_iterable(loops), np.int64, sum(lengths)), np.repeat(
-        np.arange(len(loops)), lengths
-    )
+    return np.fromiter(chain.from_iterable(loops), np.int64, sum(lengths)), np.repeat(np.arange(len(loops)), lengths)

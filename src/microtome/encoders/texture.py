@@ -187,6 +187,7 @@ class Texture(Encoder):
     card = _CARD
     device = "cpu"
     precision = "fp32"
+    concurrent = True
 
     def encode(self, images: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "n d"]:
         """Encode a batch of 8-bit RGB tiles of one size.

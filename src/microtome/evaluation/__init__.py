@@ -1,0 +1,1 @@
+"""How good results are: agreement with labels and outlines."""

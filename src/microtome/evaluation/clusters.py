@@ -164,9 +164,7 @@ def region_labels(
     if not 0 < min_share <= 1:
         raise ConfigError(f"min_share must be over 0 and at most 1. Got {min_share}.")
     if other in regions:
-        raise ConfigError(
-            f"{other!r} is the label of a region and of tiles outside of all. Pass another other=."
-        )
+        raise ConfigError(f"{other!r} is the label of a region and of tiles outside of all. Pass another other=.")
     best, winner = np.zeros(len(boxes)), np.full(len(boxes), len(regions))
     for i, region in enumerate(regions.values()):
         share = _covered_share(boxes, region)
@@ -186,9 +184,7 @@ def _covered_share(
         raise ConfigError("A tile must be at least 1 px wide and high.")
     x, y, w, h = boxes.T.astype(np.float64)
     # union: overlapping polygons of one label count once, and a self-touching outline is made valid
-    whole = shapely.make_valid(
-        shapely.union_all([shapely.make_valid(p) for p in np.atleast_1d(np.array(region))])
-    )
+    whole = shapely.make_valid(shapely.union_all([shapely.make_valid(p) for p in np.atleast_1d(np.array(region))]))
     shapely.prepare(whole)
     tiles = shapely.box(x, y, x + w, y + h)
     share = shapely.covers(whole, tiles).astype(np.float64)
@@ -209,18 +205,14 @@ def _contingency(labels: Labels, clusters: Labels) -> tuple[list[Any], list[Any]
 
 
 def _codes(labels: Labels, clusters: Labels) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    first, second = (
-        np.unique(part, return_inverse=True)[1].astype(np.int64) for part in _checked(labels, clusters)
-    )
+    first, second = (np.unique(part, return_inverse=True)[1].astype(np.int64) for part in _checked(labels, clusters))
     return first, second
 
 
 def _checked(labels: Labels, clusters: Labels) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
     first, second = _plain(labels, "labels"), _plain(clusters, "clusters")
     if len(first) != len(second):
-        raise EvaluationError(
-            f"There are {len(first)} labels and {len(second)} clusters. Give one of each per tile."
-        )
+        raise EvaluationError(f"There are {len(first)} labels and {len(second)} clusters. Give one of each per tile.")
     if not len(first):
         raise EvaluationError("There are no labels to compare. Give at least one tile.")
     return first, second

@@ -235,11 +235,11 @@ def check_coverage(slide_id: str, n_tiles: int, n_unreadable: int, least: float)
     Raises:
         CoverageError: If the readable share is less than ``least``.
     """
-    readable = n_tiles - n_unreadable
-    if readable < least * n_tiles:
+    coverage = (n_tiles - n_unreadable) / n_tiles if n_tiles else 1.0
+    if coverage < least:
         raise CoverageError(
-            f"Slide '{slide_id}': {n_unreadable} of {n_tiles} tiles cannot be decoded; {100 * readable / n_tiles:.1f} % "
-            f"are readable and {100 * least:g} % are asked for. Replace the file, or pass a lower --min-coverage to go "
+            f"Slide '{slide_id}': {n_unreadable} of {n_tiles} tiles cannot be decoded; {100 * coverage:.1f} % are "
+            f"readable and {100 * least:g} % are asked for. Replace the file, or pass a lower --min-coverage to go "
             "on without those tiles."
         )
 

@@ -184,7 +184,7 @@ class BagWriter:
         if len(together) + len(unreadable) != len(self.plan.rows):
             self._journal.remove()
             raise CorruptOutputError(
-                f"What was written for '{self.path.name}' so far was changed by somebody else. It is deleted: run again."
+                f"What was written for '{self.path.name}' was changed by somebody else. It is deleted: run again."
             )
         return together, unreadable
 

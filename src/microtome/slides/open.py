@@ -126,8 +126,11 @@ def _options(
 
 
 def _probe(path: Path) -> FileKind:
-    if path.is_dir():
-        path = find_dicom_slide(path) or path
+    try:
+        if path.is_dir():
+            path = find_dicom_slide(path) or path
+    except PermissionError as error:
+        raise SlidePermissionError(f"'{path}' lies in a folder that this user may not enter. Change its permissions.") from error
     return probe(path)
 
 
@@ -170,4 +173,4 @@ def _refusal(kind: FileKind, verdicts: list[ReaderVerdict], errors: list[SlideOp
         if type(error) is not UnsupportedFormatError:
             return error
     why = "; ".join(f"{v.reader}: {v.reason}" for v in verdicts)
-    return UnsupportedFormatError(f"'{kind.path}' ({kind.format}) is taken by no reader. {why}")
+    return UnsupportedFormatError(f"'{kind.path}' ({kind.format}) is taken by no reader; convert it to OME-TIFF. {why}")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib import metadata as packages
 from pathlib import Path
@@ -66,9 +67,7 @@ class OpenSlideSlide(FileSlide):
         """Why OpenSlide does not take the file, or would read it wrongly; None where it tries."""
         if kind.format in _PLAIN_FORMATS:
             return "plain images are not OpenSlide's"
-        if kind.dicom is not None and (
-            kind.dicom.bits != 8 or kind.dicom.photometric.startswith("MONOCHROME")
-        ):
+        if kind.dicom is not None and (kind.dicom.bits != 8 or kind.dicom.photometric.startswith("MONOCHROME")):
             return f"OpenSlide takes DICOM of 8-bit colour only; this is {kind.dicom.photometric} of {kind.dicom.bits} bits"
         try:
             vendor = openslide.OpenSlide.detect_format(str(kind.path))
@@ -84,7 +83,7 @@ class OpenSlideSlide(FileSlide):
         self._lock = threading.Lock()
         self._handle: openslide.OpenSlide | None = _open(path)
         handle = self._handle
-        properties = dict(handle.properties)
+        properties = _properties(handle)
         self._downsamples = tuple(float(d) for d in handle.level_downsamples)
         self.levels = _levels(handle.level_dimensions)
         self.bounds = _bounds(properties, self.levels[0].size)
@@ -184,7 +183,15 @@ def _open(path: Path) -> openslide.OpenSlide:
 def _open_error(path: Path, message: str) -> SlideOpenError:
     unsupported = "compression" in message.lower() or "transfer syntax" in message.lower()
     kind = UnsupportedCompressionError if unsupported else UnsupportedFormatError
-    return kind(f"'{path}' cannot be opened by OpenSlide: {message}.")
+    return kind(f"'{path}' cannot be opened by OpenSlide: {message}. Convert it, for example to OME-TIFF.")
+
+
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    found = {}
+    for name in handle.properties:
+        with suppress(KeyError):  # a damaged file has names without values
+            found[name] = str(handle.properties[name])
+    return found
 
 
 def _unknown(kind: FileKind) -> str:

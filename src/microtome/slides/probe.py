@@ -169,7 +169,7 @@ def _format_by_mark(path: Path, head: bytes) -> Format:
         )
     for mark, what in _OTHER_MARKS:
         if head.startswith(mark):
-            raise NotAnImageError(f"'{path}' is {what}. It is no slide.")
+            raise NotAnImageError(f"'{path}' is {what}. It is no slide: leave it out.")
     if _is_text(head):
         raise NotAnImageError(
             f"'{path}' is text, not an image. It starts with {_first_line(head)!r}. Look where it came from: a failed "

@@ -15,6 +15,7 @@ from microtome.errors import CorruptSlideError, TruncatedSlideError
 
 _MAX_PAGES = 4096  # a stack may have more; those beyond are not checked
 _MAX_TAGS = 4096
+_FIRST_PRIVATE_TAG, _ICC_PROFILE = 32768, 34675  # vendors leave odd values in their own tags
 _TYPES = {
     1: "u1",
     2: "u1",
@@ -189,6 +190,8 @@ class _Walk:
             tag, kind = struct.unpack_from(self._order + "HH", entries, start)
             if tag in _READ and kind in _TYPES:
                 tags[tag] = self._values(tag, kind, entries[start + 4 : start + entry])
+            elif (tag < _FIRST_PRIVATE_TAG or tag == _ICC_PROFILE) and kind in _TYPE_BYTES:
+                self._check_values(tag, kind, entries[start + 4 : start + entry])
         return tags, self._integer(entries[-word:])
 
     def _values(self, tag: int, kind: int, entry: bytes) -> np.ndarray:
@@ -200,6 +203,14 @@ class _Walk:
         else:
             data = self._bytes(self._integer(entry[word:]), n_bytes, f"the values of tag {tag}")
         return np.frombuffer(data, self._order + _TYPES[kind])
+
+    def _check_values(self, tag: int, kind: int, entry: bytes) -> None:
+        """The values of a tag that nobody here reads must lie within the file too: a decoder may need them."""
+        word = len(entry) // 2
+        n_bytes = self._integer(entry[:word]) * _TYPE_BYTES[kind]
+        end = self._integer(entry[word:]) + n_bytes
+        if n_bytes > word and end > self._size:
+            self._truncated(f"the values of tag {tag} end at byte {end}")
 
     def _page(self, tags: dict[int, np.ndarray]) -> TiffPage:
         if not (_has(tags, WIDTH) and _has(tags, HEIGHT)):

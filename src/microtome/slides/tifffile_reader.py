@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 
 from microtome.errors import (
     CorruptSlideError,
+    MicrotomeError,
     MissingCompanionError,
     SlideOpenError,
     UnreadableRegionError,
@@ -64,17 +65,16 @@ class TiffSlide(FileSlide):
         try:
             with tifffile.TiffFile(path) as tiff:
                 self._read_index(path, tiff, options)
-        except SlideOpenError:
+        except (MicrotomeError, MemoryError, PermissionError):
             self.close()
             raise
-        except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError, EOFError) as error:
+        except Exception as error:
+            # a parser raises what it likes on bytes that make no sense
             self.close()
             raise CorruptSlideError(
-                f"'{path}' has a TIFF index that tifffile cannot follow: {error}. Copy it again from its source."
+                f"'{path}' has a TIFF index that cannot be followed ({type(error).__name__}: {error}). Copy it again from "
+                "its source."
             ) from error
-        except BaseException:
-            self.close()
-            raise
 
     def _read_index(self, path: Path, tiff: tifffile.TiffFile, options: OpenOptions) -> None:
         layout = next((name for name in _FOREIGN_LAYOUTS if getattr(tiff, f"is_{name}", False)), None)
@@ -113,9 +113,7 @@ class TiffSlide(FileSlide):
             raise _missing_planes(path, sum(page is None for page in pages))
         if len(pages) == n_planes:
             planes = [TiffPlane(page, self._source(page), self._cache) for page in pages]
-        elif (
-            len(pages) == 1 and series.dataoffset is not None
-        ):  # ImageJ: one page, the other planes right behind it
+        elif len(pages) == 1 and series.dataoffset is not None:  # ImageJ: one page, the other planes right behind it
             planes = [TiffPlane(pages[0], self._source(pages[0]), self._cache, i) for i in range(n_planes)]
         else:
             raise CorruptSlideError(
@@ -148,9 +146,7 @@ class TiffSlide(FileSlide):
         """Read a region of a level in its own pixels."""
         return self.read_channels(level, box, None)
 
-    def read_channels(
-        self, level: int, box: Box, channels: tuple[int, ...] | None
-    ) -> Shaped[np.ndarray, "h w c"]:
+    def read_channels(self, level: int, box: Box, channels: tuple[int, ...] | None) -> Shaped[np.ndarray, "h w c"]:
         """Read some channels of a region; pages of other channels are not decoded."""
         stored = stored_box(box, self.levels[level].size, self._orientation)
         try:
@@ -292,9 +288,7 @@ def _levels(sizes: Sequence[Size]) -> tuple[Level, ...]:
 
 
 def _properties(page: Any, series: Sequence[Any]) -> dict[str, str]:  # noqa: ANN401
-    texts = {
-        f"tiff.{page.tags[code].name}": str(page.tags[code].value) for code in _TEXT_TAGS if code in page.tags
-    }
+    texts = {f"tiff.{page.tags[code].name}": str(page.tags[code].value) for code in _TEXT_TAGS if code in page.tags}
     return {
         **texts,
         "tiff.layout": str(series[0].kind),

@@ -83,9 +83,7 @@ class Clusters:
     @property
     def digest(self) -> str:
         """Identifies these centroids; outputs made with them carry it."""
-        return digest(
-            {"recipe": self.recipe_text, "centroids": self.centroids, "mean": self.mean, "scale": self.scale}
-        )
+        return digest({"recipe": self.recipe_text, "centroids": self.centroids, "mean": self.mean, "scale": self.scale})
 
     def standardise(self, features: Float[np.ndarray, "n m"]) -> Float32[np.ndarray, "n d"]:
         """Bring features into the units of the centroids.
@@ -173,9 +171,7 @@ def load_clusters(path: Path) -> Clusters:
             "cluster again."
         ) from error
     if form != _FORMAT:
-        raise CorruptOutputError(
-            f"'{path}' has format {form!r}, this version reads {_FORMAT!r}. Cluster again."
-        )
+        raise CorruptOutputError(f"'{path}' has format {form!r}, this version reads {_FORMAT!r}. Cluster again.")
     return loaded
 
 

@@ -94,8 +94,7 @@ def read_table(path: Path, columns: Sequence[str]) -> "pd.DataFrame":
         return table[list(columns)]
     except (OSError, pa.ArrowException, KeyError) as error:
         raise CorruptOutputError(
-            f"'{path}' cannot be read as a table of {', '.join(columns)} ({error}). Delete it and cluster "
-            "again."
+            f"'{path}' cannot be read as a table of {', '.join(columns)} ({error}). Delete it and cluster again."
         ) from error
 
 
@@ -175,9 +174,7 @@ def typical_tiles(
         CorruptOutputError: If a table is absent or damaged.
     """
     if n_per_cluster < 1 or max_per_slide < 1:
-        raise ConfigError(
-            f"n_per_cluster and max_per_slide must be at least 1. Got {n_per_cluster}, {max_per_slide}."
-        )
+        raise ConfigError(f"n_per_cluster and max_per_slide must be at least 1. Got {n_per_cluster}, {max_per_slide}.")
     nearest: dict[int, list[TypicalTile]] = {k: [] for k in range(len(read_summary(folder / SUMMARY_FILE)))}
     for slide_id in sorted(set(slide_ids)):
         for cluster, tiles in _nearest_of_slide(folder, slide_id, n_per_cluster).items():

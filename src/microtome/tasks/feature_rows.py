@@ -95,9 +95,7 @@ def sorted_slides(source: FeatureSource, slide_ids: Sequence[str] | None) -> lis
     wanted = sorted(there if slide_ids is None else set(slide_ids))
     missing = [slide_id for slide_id in wanted if slide_id not in there]
     if missing:
-        raise ConfigError(
-            f"{len(missing)} slide(s) have no features, first {missing[0]!r}. Extract them first."
-        )
+        raise ConfigError(f"{len(missing)} slide(s) have no features, first {missing[0]!r}. Extract them first.")
     if not wanted:
         raise ConfigError("There are no features to work on: no slide was given. Extract features first.")
     return wanted
@@ -175,9 +173,7 @@ class FeatureRows:
             if quota >= size > 0:
                 rows[slide_id] = range(size)
             elif quota > 0 and size > 0:
-                rows[slide_id] = np.sort(slide_rng(seed, slide_id).choice(size, quota, replace=False)).astype(
-                    np.int64
-                )
+                rows[slide_id] = np.sort(slide_rng(seed, slide_id).choice(size, quota, replace=False)).astype(np.int64)
         return cls(source, tuple(rows), tuple(rows.values()), width)
 
     def __len__(self) -> int:
@@ -205,9 +201,7 @@ class FeatureRows:
         parts = [self._read_slide(self.slide_ids[s], rows[slides == s]) for s in np.unique(slides)]
         return np.concatenate(parts)
 
-    def locate(
-        self, numbers: Int64[np.ndarray, " n"]
-    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    def locate(self, numbers: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Which slide (an index into ``slide_ids``) and which row of it each running number is."""
         slides = (np.searchsorted(self._starts, numbers, side="right") - 1).astype(np.int64)
         rows = np.empty(len(numbers), np.int64)

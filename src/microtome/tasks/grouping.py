@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from microtome.config import RunConfig
-from microtome.errors import CorruptOutputError, MicrotomeError
+from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError
 from microtome.features.store import FeatureStore
 from microtome.storage import recipe_text
 from microtome.tasks.cluster import (
@@ -45,13 +45,20 @@ def group_slides(work: Work, config: RunConfig, store: FeatureStore) -> None:
             "asked for. Pass a smaller --n-clusters, or add slides."
         )
         return
+    try:
+        _group(work, config, store, slide_ids)
+    except ConfigError as error:  # too few tiles differ: the slides are fine, there is nothing to group
+        work.record.notes.append(f"No clusters: {error}")
+
+
+def _group(work: Work, config: RunConfig, store: FeatureStore, slide_ids: Sequence[str]) -> None:
     with work.stage("clusters", len(slide_ids)):
         clusters = find_clusters(work.folder.clusters / CENTROIDS_FILE, config, store, slide_ids)
         assign_clusters(store, clusters, work.folder.clusters, slide_ids=slide_ids)
         work.progress.advance(n_slides=len(slide_ids))
     with work.stage("montages", len(clusters)):
         draw_montages(work, slide_ids)
-    if config.umap_points >= MIN_POINTS and n_tiles >= MIN_POINTS:
+    if config.umap_points >= MIN_POINTS:
         with work.stage("umap", 0):
             lay_out(work.folder.clusters / UMAP_FILE, config, store, clusters, slide_ids)
 

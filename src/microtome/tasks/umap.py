@@ -119,9 +119,7 @@ def umap_features(
         raise ConfigError(f"There are {n} tiles, too few for a UMAP: it needs at least {MIN_POINTS}.")
     features = sample.read(0, n)
     numbers, rows = sample.locate(np.arange(n))
-    xy = _lay_out(
-        clusters.standardise(features), seed=seed, n_neighbors=min(n_neighbors, n - 1), min_dist=min_dist
-    )
+    xy = _lay_out(clusters.standardise(features), seed=seed, n_neighbors=min(n_neighbors, n - 1), min_dist=min_dist)
     recipe = umap_recipe(
         store,
         clusters,
@@ -179,9 +177,7 @@ def _principal_components(x: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, 
     return components
 
 
-def _neighbours(
-    x: Float32[np.ndarray, "n c"], k: int
-) -> tuple[Int32[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
+def _neighbours(x: Float32[np.ndarray, "n c"], k: int) -> tuple[Int32[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """The exact nearest neighbours of each row, itself first, and their distances.
 
     At some thousand points this is quicker than umap-learn's approximate search, which is compiled on first

@@ -155,9 +155,7 @@ def _shares(
             cv2.fillPoly(strip, [np.rint((polygon - corner) * scale).astype(np.int32)], value)
         sums = np.concatenate([[0], np.cumsum(strip.sum(axis=0, dtype=np.int64))])
         starts = np.rint((boxes[chosen, 0] - left) * scale).astype(np.int64)
-        ends = np.minimum(
-            len(sums) - 1, np.rint((boxes[chosen, 0] + boxes[chosen, 2] - left) * scale).astype(np.int64)
-        )
+        ends = np.minimum(len(sums) - 1, np.rint((boxes[chosen, 0] + boxes[chosen, 2] - left) * scale).astype(np.int64))
         area = np.maximum(1, (ends - starts) * strip.shape[0])
         shares[chosen] = np.minimum(1, (sums[ends] - sums[starts]) / area)
     return shares

@@ -105,9 +105,7 @@ def lay_deepzoom(
         ConfigError: Unless exactly one of ``level`` and ``mpp`` is given.
     """
     if (level is None) == (mpp is None):
-        raise ConfigError(
-            f"DeepZoom tiles need exactly one of level and mpp. Got level={level} and mpp={mpp}."
-        )
+        raise ConfigError(f"DeepZoom tiles need exactly one of level and mpp. Got level={level} and mpp={mpp}.")
     pyramid = DeepZoomPyramid(slide.size, tile_px)
     if level is None and mpp is not None:
         level = pyramid.level_for_mpp(mpp=mpp, slide_mpp=slide.mpp)
@@ -118,9 +116,7 @@ def lay_deepzoom(
         return addresses
     kept = addresses[cover(tissue, address_boxes(pyramid, addresses)) >= min_tissue - COVERAGE_TOLERANCE]
     if len(kept) == 0:
-        raise NoTilesError(
-            f"Slide '{slide.name}': none of {len(addresses)} DeepZoom tiles is {min_tissue:g} tissue."
-        )
+        raise NoTilesError(f"Slide '{slide.name}': none of {len(addresses)} DeepZoom tiles is {min_tissue:g} tissue.")
     return kept
 
 
@@ -166,9 +162,7 @@ class DeepZoomTiles(RandomAccessTiles):
         fill: Fill = "white",
     ) -> None:
         if slide.view is None and not slide.is_rgb:
-            raise ChannelError(
-                f"Slide '{slide.name}' is not 8-bit RGB. Open it with channels= to read DeepZoom tiles."
-            )
+            raise ChannelError(f"Slide '{slide.name}' is not 8-bit RGB. Open it with channels= to read DeepZoom tiles.")
         levels = np.unique(addresses[:, 0])
         if len(levels) != 1:
             raise TileError(f"DeepZoom tiles must be of one level. Got levels {levels.tolist()}.")
@@ -248,7 +242,5 @@ def _reduced(image: Size, target: Size) -> Size:
         width = min((math.floor(ideal), math.ceil(ideal)), key=lambda n: abs(aspect - n / target.height))
         return Size(max(1, width), target.height)
     ideal = target.width / aspect
-    height = min(
-        (math.floor(ideal), math.ceil(ideal)), key=lambda n: 0.0 if n == 0 else abs(aspect - target.width / n)
-    )
+    height = min((math.floor(ideal), math.ceil(ideal)), key=lambda n: 0.0 if n == 0 else abs(aspect - target.width / n))
     return Size(target.width, max(1, height))

@@ -60,9 +60,7 @@ class _ImageFiles(RandomAccessTiles):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint(
-            [file for row, file in enumerate(self.files) if row not in self._lost], root=self.root
-        )
+        return fingerprint([file for row, file in enumerate(self.files) if row not in self._lost], root=self.root)
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -136,16 +134,12 @@ class TileFolder(_ImageFiles):
         listed = _listed(root, images) if (root / METADATA).is_file() else _named(images)
         lost = _lost(root)
         if not listed:
-            raise NoTilesError(
-                f"'{root}' holds no tile. It needs images named x{{x}}_y{{y}}_w{{w}}_h{{h}} in tiles/."
-            )
+            raise NoTilesError(f"'{root}' holds no tile. It needs images named x{{x}}_y{{y}}_w{{w}}_h{{h}} in tiles/.")
         entries = sorted([*listed, *lost], key=lambda entry: (entry[0][1], entry[0][0]))
         boxes = np.array([box for box, _ in entries], np.int64)
         _check_one_size(root, boxes)
         # a lost tile has no file; its name is the one it would have had
-        files = [
-            place if isinstance(place, Path) else images / f"{tile_name(box)}.lost" for box, place in entries
-        ]
+        files = [place if isinstance(place, Path) else images / f"{tile_name(box)}.lost" for box, place in entries]
         readable = [file for (_, place), file in zip(entries, files, strict=True) if isinstance(place, Path)]
         super().__init__(root, files, boxes, size=_first_size(readable), mpp=mpp, modality=modality)
         self._lost = {row: place for row, (_, place) in enumerate(entries) if isinstance(place, str)}
@@ -255,10 +249,7 @@ def _listed(root: Path, images: Path) -> list[_Entry]:
     columns = _table(root / METADATA, ("x", "y", "w", "h", "path"))
     boxes = zip(columns["x"], columns["y"], columns["w"], columns["h"], strict=True)
     names = (PureWindowsPath(str(path)).name for path in columns["path"])  # takes / and \ for separators
-    return [
-        ((int(x), int(y), int(w), int(h)), images / name)
-        for (x, y, w, h), name in zip(boxes, names, strict=True)
-    ]
+    return [((int(x), int(y), int(w), int(h)), images / name) for (x, y, w, h), name in zip(boxes, names, strict=True)]
 
 
 def _lost(root: Path) -> list[_Entry]:
@@ -277,9 +268,7 @@ def _table(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
         raise TileError(f"'{path}' cannot be read as a parquet table: {error}") from error
     missing = [name for name in names if name not in table.column_names]
     if missing:
-        raise TileError(
-            f"'{path}' lacks the column(s) {', '.join(missing)}. It has {', '.join(table.column_names)}."
-        )
+        raise TileError(f"'{path}' lacks the column(s) {', '.join(missing)}. It has {', '.join(table.column_names)}.")
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
     for name, values in columns.items():
         if None in values:

@@ -116,9 +116,7 @@ class Tiles:
 
     def __post_init__(self) -> None:
         if (self.level is None) != (self.level_size is None):
-            raise ConfigError(
-                f"Tiles of a level need its size, others none. Got {self.level} and {self.level_size}."
-            )
+            raise ConfigError(f"Tiles of a level need its size, others none. Got {self.level} and {self.level_size}.")
         if len(self.boxes) != len(self.coverage):
             raise ConfigError(
                 f"Each box needs a coverage. Got {len(self.boxes)} boxes, {len(self.coverage)} coverages."
@@ -204,9 +202,7 @@ def _kept(
         raise NoTilesError(f"Slide '{slide.name}': no tile can be laid because there is no tissue.")
     frame = _frame(slide, tissue, grid)
     xs = _starts(frame.x, frame.right, sides[0], grid.stride * scales[0], span=_span(slide.bounds, "x", grid))
-    ys = _starts(
-        frame.y, frame.bottom, sides[1], grid.stride * scales[1], span=_span(slide.bounds, "y", grid)
-    )
+    ys = _starts(frame.y, frame.bottom, sides[1], grid.stride * scales[1], span=_span(slide.bounds, "y", grid))
     boxes = _cross(slide, xs, ys, *sides)
     coverage = np.ones(len(boxes), np.float32) if tissue is None else cover(tissue, boxes)
     keep = coverage >= grid.min_tissue - COVERAGE_TOLERANCE
@@ -279,17 +275,13 @@ def _frame(slide: Slide, tissue: Tissue | None, grid: Grid) -> Box:
     if grid.anchor == "slide":
         return Box(0, 0, max(1, slide.bounds.right), max(1, slide.bounds.bottom))
     if tissue is None:
-        raise TileError(
-            f"Slide '{slide.name}': a grid anchored at tissue needs tissue. Pass it, or anchor='slide'."
-        )
+        raise TileError(f"Slide '{slide.name}': a grid anchored at tissue needs tissue. Pass it, or anchor='slide'.")
     left, top, right, bottom = tissue.polygons.bounds
     x, y = math.floor(left), math.floor(top)
     around = Box(x, y, max(1, math.ceil(right) - x), max(1, math.ceil(bottom) - y))
     frame = around.intersection(slide.bounds)
     if frame is None:
-        raise NoTilesError(
-            f"Slide '{slide.name}': all tissue lies outside of the scanned part ({slide.bounds})."
-        )
+        raise NoTilesError(f"Slide '{slide.name}': all tissue lies outside of the scanned part ({slide.bounds}).")
     return frame
 
 
@@ -299,14 +291,10 @@ def _span(bounds: Box, axis: Literal["x", "y"], grid: Grid) -> tuple[int, int, b
     return start, end, grid.bounds == "in"
 
 
-def _starts(
-    origin: int, end: int, side: int, stride: float, *, span: tuple[int, int, bool]
-) -> Int64[np.ndarray, " n"]:
+def _starts(origin: int, end: int, side: int, stride: float, *, span: tuple[int, int, bool]) -> Int64[np.ndarray, " n"]:
     """Coordinates ``origin + round(i · stride)`` below ``end``, of tiles that meet (or lie in) the span."""
     low, high, inside = span
-    first = max(
-        0, math.floor((low - side - origin) / stride) - 1
-    )  # a slide's scanned part may begin far from (0, 0)
+    first = max(0, math.floor((low - side - origin) / stride) - 1)  # a slide's scanned part may begin far from (0, 0)
     last = max(first, math.ceil((end - origin) / stride) + 1)
     starts = origin + np.rint(np.arange(first, last + 1, dtype=np.float64) * stride).astype(np.int64)
     kept = starts < end
@@ -326,9 +314,7 @@ def _cross(
     return boxes_at(xs, ys, side_x, side_y)
 
 
-def boxes_at(
-    xs: Int[np.ndarray, " c"], ys: Int[np.ndarray, " r"], width: int, height: int
-) -> Int64[np.ndarray, "n 4"]:
+def boxes_at(xs: Int[np.ndarray, " c"], ys: Int[np.ndarray, " r"], width: int, height: int) -> Int64[np.ndarray, "n 4"]:
     """Boxes of one size at every pair of coordinates, row-major.
 
     Args:

@@ -35,9 +35,7 @@ def decode_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     with Image.open(path) as file:
         if file.mode in _DEEP_MODES or ";" in file.mode:
-            raise TileError(
-                f"Tile '{path}' has pixels of mode {file.mode}, not 8-bit RGB or grey. Convert it first."
-            )
+            raise TileError(f"Tile '{path}' has pixels of mode {file.mode}, not 8-bit RGB or grey. Convert it first.")
         picture = ImageOps.exif_transpose(file)
         if picture.has_transparency_data:
             rgba = picture.convert("RGBA")

@@ -54,9 +54,7 @@ class PatchH5(RandomAccessTiles):
             with h5py.File(self.path, "r") as file:
                 shape, self.dtype, coords, scale = self._inspect(file, downsample)
         except (OSError, KeyError, RuntimeError) as error:
-            raise TileError(
-                f"Patches '{self.path}' cannot be read: {error}. They need imgs and coords."
-            ) from error
+            raise TileError(f"Patches '{self.path}' cannot be read: {error}. They need imgs and coords.") from error
         self.tile_shape = shape
         self.boxes = _boxes(coords, scale, shape)
         if modality == "brightfield" and (self.dtype != np.uint8 or shape[2] != 3):

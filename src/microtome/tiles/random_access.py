@@ -68,8 +68,7 @@ class RandomAccessTiles(ABC):
         outside = np.flatnonzero((rows < 0) | (rows >= len(self)))
         if len(outside):
             raise TileError(
-                f"The tiles of '{self.slide_id}' have rows 0 to {len(self) - 1}. Got row "
-                f"{int(rows[outside[0]])}."
+                f"The tiles of '{self.slide_id}' have rows 0 to {len(self) - 1}. Got row {int(rows[outside[0]])}."
             )
         images = np.zeros((len(rows), *self.tile_shape), self.dtype)
         errors = dict(self._read_into(images, [operator.index(row) for row in rows]))
@@ -92,9 +91,7 @@ class RandomAccessTiles(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} '{self.slide_id}' {len(self)} tiles of {self.tile_shape} {self.dtype}>"
-        )
+        return f"<{type(self).__name__} '{self.slide_id}' {len(self)} tiles of {self.tile_shape} {self.dtype}>"
 
 
 def frozen_boxes(boxes: Int[np.ndarray, "n 4"]) -> Int64[np.ndarray, "n 4"]:

@@ -144,9 +144,7 @@ class _Writer:
         if (self.folder / METADATA).is_file():
             lost = len(self.source) - int(pq.read_metadata(self.folder / METADATA).num_rows)
             return SavedTiles(self.folder, len(self.source), lost, 0, "skipped")
-        write_json(
-            self.folder / RECIPE, {"recipe_digest": digest(self.recipe), "recipe": recipe_text(self.recipe)}
-        )
+        write_json(self.folder / RECIPE, {"recipe_digest": digest(self.recipe), "recipe": recipe_text(self.recipe)})
         return None
 
     def _explain_other(self, *, overwrite: bool) -> None:
@@ -157,9 +155,7 @@ class _Writer:
             return
         if not overwrite:
             changes = (
-                "by another program"
-                if stored is None
-                else f"otherwise ({'; '.join(recipe_changes(stored, now))})"
+                "by another program" if stored is None else f"otherwise ({'; '.join(recipe_changes(stored, now))})"
             )
             raise RecipeMismatchError(
                 f"The tiles in '{self.folder}' were made {changes}. Choose another folder, or pass "

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from microtome.errors import ConfigError
 from microtome.geometry import Size
 from microtome.slides.base import Slide
-from microtome.tissue.method import FoundMask, TissueMethod, check_range
+from microtome.tissue.method import FoundMask, TissueMethod, check_range, otsu_threshold
 from microtome.tissue.pen import find_ink
 from microtome.tissue.shapes import closed, grown, opened, reached, without_small, without_small_holes
 
@@ -36,7 +36,8 @@ class Auto(TissueMethod):
         strong_colour: The same above which it is tissue.
         texture: Standard deviation of density above which half of ``strong_colour`` does.
         faint: A slide on which nothing is denser than this, and little (5 %) is coloured, is empty.
-        signal: On a dark background: share of the slide's brightest signal that is tissue, averaged over 16 µm.
+        signal: On a dark background: least share of the slide's brightest signal, averaged over 16 µm, that is
+            tissue; where signal and background are further apart the limit lies between them, up to 4 times this.
         closing_um: Gaps up to twice this are closed.
         min_area_um2: Least area of a piece.
         max_hole_um2: Holes up to this area are filled.
@@ -60,7 +61,7 @@ class Auto(TissueMethod):
     strong_colour: float = 0.2
     texture: float = 0.03
     faint: float = 0.45
-    signal: float = 0.05
+    signal: float = 0.04
     closing_um: float = 32.0
     min_area_um2: float = 10_000.0
     max_hole_um2: float = 12_800.0
@@ -105,17 +106,20 @@ class Auto(TissueMethod):
     ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Tissue and ink."""
         glass = glass_colour(image)
-        density = density_over(blurred(image, max(unit, 0.7)), glass)
-        densest = density.max(axis=2)
-        colour = _colour(image, density)
-        rough = _texture(density_over(blurred(image, 0.7), glass).mean(axis=2), 2.5 * unit)
+        density = density_over(cv2.GaussianBlur(image, (0, 0), max(unit, 0.7)), glass)
+        least, densest = extremes(density)
+        colour = densest / 2 if is_grey(image) else densest - least
+        rough = _texture(mean_of(density_over(cv2.GaussianBlur(image, (0, 0), 0.7), glass)), 2.5 * unit)
         ink = find_ink(density, unit) if self.remove_ink else np.zeros(densest.shape, bool)
         around = grown(ink, 2 * unit)
-        weak = (colour > self._least_colour(colour, densest)) & ~around
+        # the coloured fringe of a dark line or edge is weak beside its density
+        purity = colour / (mean_of(density) + 0.01)
+        weak = (colour > self._least_colour(colour, densest)) & (purity > 0.2) & ~around
         weak &= (rough > 0.4 * self.texture) | (colour > 0.75 * self.strong_colour)
-        textured = (colour > 0.5 * self.strong_colour) & (rough > self.texture)
-        strong = ((colour > self.strong_colour) | textured) & (densest > self.strong_colour) & ~around
-        tissue = reached(weak, opened(strong, 1))
+        textured = (colour > 0.75 * self.strong_colour) & (rough > self.texture)
+        strong = ((colour > self.strong_colour) | textured) & (purity > 0.3) & (densest > self.strong_colour)
+        strong = opened(strong & ~around, 1)
+        tissue = reached(weak & grown(strong, 120.0 / _UNIT_UM * unit), strong)
         if tissue.any() and tissue.mean() < 0.05 and np.percentile(densest[tissue], 95) < self.faint:
             tissue = np.zeros_like(tissue)
         return tissue, around
@@ -133,10 +137,11 @@ class Auto(TissueMethod):
         self, image: Shaped[np.ndarray, "h w c"], unit: float
     ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Tissue by signal; no ink."""
-        signal, noise = signal_over_background(image)
-        smooth = blurred(signal, 2 * unit)
-        weak = smooth > max(self.signal, 4 * noise / max(1.0, unit))
-        return reached(weak, smooth > max(2.5 * self.signal, 8 * noise / max(1.0, unit))), np.zeros(weak.shape, bool)
+        signal = signal_over_background(image, 2 * unit)
+        # between background and signal on a logarithmic scale: cells may be thousands of times as bright
+        between = float(np.exp(otsu_threshold(np.log(np.maximum(signal, 0) + 0.005)))) - 0.005
+        least = min(max(between, self.signal), 4 * self.signal)
+        return reached(signal > least, signal > 2 * least), np.zeros(signal.shape, bool)
 
     def _finished(
         self, tissue: Bool[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"], unit: float, margin: float
@@ -158,16 +163,35 @@ class Auto(TissueMethod):
         return least + (most - least) * max(0.0, 1 - float(tissue.mean()) / 0.1)
 
 
+def extremes(image: Shaped[np.ndarray, "h w 3"]) -> tuple[Shaped[np.ndarray, "h w"], Shaped[np.ndarray, "h w"]]:
+    """Least and greatest of three channels (numpy's own reduction of a last axis of three is slow)."""
+    first, second, third = cv2.split(image)
+    return np.asarray(cv2.min(cv2.min(first, second), third)), np.asarray(cv2.max(cv2.max(first, second), third))
+
+
+def mean_of(image: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    """Mean of three channels."""
+    return np.asarray(cv2.transform(image, np.full((1, 3), 1 / 3, np.float32)))
+
+
 def is_dark(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Whether an image has a dark background: much is dark, and hardly anything is white."""
-    return bool((image.max(axis=2) < 60).mean() > 0.4 and (image.min(axis=2) > 170).mean() < 0.05)
+    least, greatest = extremes(image)
+    return bool((greatest < 60).mean() > 0.4 and (least > 170).mean() < 0.05)
+
+
+def is_grey(image: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether all three channels are the same."""
+    least, greatest = extremes(image)
+    return bool((least == greatest).all())
 
 
 def glass_colour(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " 3"]:
-    """Colour of the empty glass: the most frequent bright colour that is not pink, or a usual one if there is none."""
+    """Colour of the empty glass: the most frequent bright colour that is not pink, a usual one if there is none."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
-    low, high = smooth.min(axis=2), smooth.max(axis=2)
-    pink = np.minimum(smooth[:, :, 0], smooth[:, :, 2]).astype(np.int16) - smooth[:, :, 1] > 9
+    low, high = extremes(smooth)
+    red, green, blue = cv2.split(smooth)
+    pink = cv2.subtract(cv2.min(red, blue), green) > 9  # saturates at 0
     glass = (low > 180) & (high - low <= 40) & ~pink
     if glass.mean() < 0.002:
         return np.full(3, _GLASS, np.float32)
@@ -175,25 +199,19 @@ def glass_colour(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " 3"]
     brightest = int(np.searchsorted(np.cumsum(counts), 0.99 * counts.sum()))
     counts[: max(0, brightest - 45)] = 0  # a pale piece of tissue may be more frequent than the glass
     near = glass & (np.abs(low.astype(np.int16) - int(counts.argmax())) <= 5)
-    return np.median(smooth[near], axis=0).astype(np.float32)
+    return np.asarray(np.median(smooth[near], axis=0), np.float32)
 
 
-def density_over(image: Float32[np.ndarray, "h w 3"], glass: Float32[np.ndarray, " 3"]) -> Float32[np.ndarray, "h w 3"]:
+def density_over(image: UInt8[np.ndarray, "h w 3"], glass: Float32[np.ndarray, " 3"]) -> Float32[np.ndarray, "h w 3"]:
     """Optical density over the glass, natural logarithm; nothing is less dense than glass."""
-    return np.maximum(0, np.log((glass + 1) / (image + 1)), dtype=np.float32)
+    values = np.arange(256, dtype=np.float32)[:, None]
+    table = np.maximum(0, np.log((glass + 1) / (values + 1))).astype(np.float32)
+    return np.asarray(cv2.LUT(image, table.reshape(1, 256, 3)))
 
 
 def blurred(image: Shaped[np.ndarray, "..."], sigma: float) -> Float32[np.ndarray, "..."]:
     """Gaussian blur, as float."""
     return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma))
-
-
-def _colour(image: np.ndarray, density: np.ndarray) -> Float32[np.ndarray, "h w"]:
-    """Density between the most and the least absorbed channel; of a grey image half of the density itself."""
-    sample = image[:: max(1, image.shape[0] // 256), :: max(1, image.shape[1] // 256)]
-    if np.ptp(sample, axis=2).max() == 0:
-        return np.asarray(density[:, :, 0] / 2)
-    return np.asarray(density.max(axis=2) - density.min(axis=2))
 
 
 def _texture(density: np.ndarray, sigma: float) -> Float32[np.ndarray, "h w"]:
@@ -202,14 +220,15 @@ def _texture(density: np.ndarray, sigma: float) -> Float32[np.ndarray, "h w"]:
     return np.asarray(np.sqrt(np.maximum(0, blurred(density * density, sigma) - mean * mean)))
 
 
-def signal_over_background(image: Shaped[np.ndarray, "h w c"]) -> tuple[Float32[np.ndarray, "h w"], float]:
-    """The strongest channel's signal, 0..1, and the background's noise on that scale.
+def signal_over_background(image: Shaped[np.ndarray, "h w c"], sigma: float) -> Float32[np.ndarray, "h w"]:
+    """The strongest channel's signal over its background, 0..1, averaged by a Gaussian.
 
-    Per channel, background is the most frequent value, noise the spread below it, and 1 is the 99.8th percentile.
+    Per channel, background is the most frequent value and 1 is the 99.8th percentile, or 12 times the background's
+    noise (its spread downwards) if that is more: a channel of noise alone must not look like signal.
     """
     strongest = np.zeros(image.shape[:2], np.float32)
-    noises = []
-    for channel in np.moveaxis(image, 2, 0).astype(np.float32):
+    for index in range(image.shape[2]):
+        channel = image[:, :, index].astype(np.float32)
         low, high = np.percentile(channel, [0.1, 99.8])
         if high <= low:
             continue
@@ -218,8 +237,6 @@ def signal_over_background(image: Shaped[np.ndarray, "h w c"]) -> tuple[Float32[
         background = float(edges[peak] + edges[peak + 1]) / 2
         below = channel[channel < background]
         noise = float(np.sqrt(np.mean((below - background) ** 2))) if below.size else 0.0
-        # a channel of noise alone must not be stretched to look like signal
         reach = max(high - background, 12 * noise)
-        strongest = np.maximum(strongest, np.clip((channel - background) / reach, 0, 1))
-        noises.append(noise / reach)
-    return strongest, max(noises, default=0.0)
+        strongest = np.maximum(strongest, blurred(np.minimum((channel - background) / reach, 1), sigma))
+    return strongest

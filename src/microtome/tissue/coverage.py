@@ -53,7 +53,7 @@ class CoverageIndex:
     @cached_property
     def _tree(self) -> shapely.STRtree:
         starts, ends = self._edges
-        return shapely.STRtree(shapely.linestrings(np.stack([starts, ends], axis=1)))
+        return shapely.STRtree(np.asarray(shapely.linestrings(np.stack([starts, ends], axis=1))))
 
     def _n_chunks(self, places: Float64[np.ndarray, "n 4"]) -> int:
         """Chunks of a bounded number of pairs, were edges spread evenly (four times that is allowed for)."""
@@ -91,7 +91,7 @@ def _through(a: np.ndarray, b: np.ndarray, width: np.ndarray, height: np.ndarray
         enter, leave = np.maximum(enter, low), np.minimum(leave, high)
     length = np.where(leave > enter, leave - enter, 0.0)
     middle = np.where(leave > enter, (enter + leave) / 2, 0.0)
-    return (width - (a[:, 0] + middle * delta[:, 0])) * -delta[:, 1] * length
+    return np.asarray((width - (a[:, 0] + middle * delta[:, 0])) * -delta[:, 1] * length)
 
 
 def _left_side(a: np.ndarray, b: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
@@ -100,4 +100,4 @@ def _left_side(a: np.ndarray, b: np.ndarray, width: np.ndarray, height: np.ndarr
     run = np.where(crosses, b[:, 0] - a[:, 0], 1.0)
     y = a[:, 1] - a[:, 0] * (b[:, 1] - a[:, 1]) / run
     below = np.where(crosses & (y > 0) & (y < height), height - y, 0.0)
-    return width * below * np.sign(run)
+    return np.asarray(width * below * np.sign(run))

@@ -117,9 +117,7 @@ def _read_mask(path: Path, slide: Slide) -> Bool[np.ndarray, "h w"]:
     try:
         with Image.open(path) as image:
             # a palette's indices are the values, as in label images
-            pixels = np.asarray(
-                image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB")
-            )
+            pixels = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16", "F") else image.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise AnnotationError(
             f"Mask '{path}' cannot be read: {error}. Give a PNG or TIFF image, or GeoJSON."
@@ -144,7 +142,8 @@ def _chosen(method: str | TissueMethod, mpp: float | None) -> TissueMethod:
         return method
     if "mpp" not in {f.name for f in fields(method)}:
         raise ConfigError(
-            f"Tissue method {method.name!r} looks at a pyramid level and takes no mpp. Pass the level in its parameters."
+            f"Tissue method {method.name!r} looks at a pyramid level and takes no mpp. Pass the level in its "
+            "parameters."
         )
     changes = {"mpp": mpp, **({"level": None} if "level" in {f.name for f in fields(method)} else {})}
     return replace(method, **changes)

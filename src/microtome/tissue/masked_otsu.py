@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, UInt8
 from microtome.errors import ConfigError
 from microtome.geometry import Box, Size
 from microtome.slides.base import Slide
-from microtome.tissue.method import FoundMask, TissueMethod, check_range, level_index
+from microtome.tissue.method import FoundMask, TissueMethod, check_range, level_index, otsu_threshold
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,13 @@ class MaskedOtsu(TissueMethod):
 
     def foreground(self, image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
         """The rule itself, over one image."""
-        from skimage.filters import threshold_otsu  # takes a while to import
-
         dark = np.zeros(image.shape[:2], bool)
         for channel in range(3):
             plane = image[:, :, channel]
-            dark |= plane <= threshold_otsu(plane)
+            dark |= plane <= otsu_threshold(plane)
         saturation = saturation_of(image)
-        mask = dark & (saturation > threshold_otsu(saturation))
-        return mask if self.min_rgb is None else mask & (image.min(axis=2) > self.min_rgb)
+        mask = dark & (saturation > otsu_threshold(saturation))
+        return np.asarray(mask if self.min_rgb is None else mask & (image.min(axis=2) > self.min_rgb))
 
     def _size(self, slide: Slide) -> Size:
         if self.mpp is None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from microtome.errors import ConfigError, TissueError
 from microtome.geometry import Box
@@ -72,7 +72,8 @@ class TissueMethod(ABC):
         unknown = sorted(set(parameters) - set(known))
         if unknown:
             raise ConfigError(
-                f"Tissue method {cls.name!r} has no parameter {', '.join(map(repr, unknown))}. It has {', '.join(known)}."
+                f"Tissue method {cls.name!r} has no parameter {', '.join(map(repr, unknown))}. It has "
+                f"{', '.join(known)}."
             )
         return {key: _as_type(f"{cls.name} {key}", value, hints[key]) for key, value in parameters.items()}
 
@@ -94,9 +95,7 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - any par
 def _converted(value: Any, kind: Any) -> bool | int | float | None:  # noqa: ANN401 - any parameter of any type
     if kind is bool:
         words = {"true": True, "false": False, "yes": True, "no": False}
-        return (
-            value if isinstance(value, bool) else words.get(value.lower()) if isinstance(value, str) else None
-        )
+        return value if isinstance(value, bool) else words.get(value.lower()) if isinstance(value, str) else None
     if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -124,6 +123,13 @@ def check_range(method: str, name: str, value: float | None, low: float, high: f
     ):
         limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ConfigError(f"{name} of tissue method {method!r} must be a number {limit}. Got {value!r}.")
+
+
+def otsu_threshold(values: Shaped[np.ndarray, "..."]) -> float:
+    """Otsu's threshold, scikit-image's (256 bins for floats, one per value for whole numbers)."""
+    from skimage import filters  # takes a while to import
+
+    return float(filters.threshold_otsu(values))  # type: ignore[no-untyped-call]  # it has no types
 
 
 def level_index(slide: Slide, level: int, method: str) -> int:

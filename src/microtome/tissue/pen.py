@@ -11,7 +11,7 @@ blue, methyl green) is taken for ink where it is strong; turn ink removal off fo
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from microtome.tissue.shapes import opened, reached, without_small
+from microtome.tissue.shapes import closed, opened, reached, without_small
 
 _TINY = 1e-3
 _EOSIN_BLUE = 0.58  # density in blue over that in green, where a slide shows none of its own
@@ -29,7 +29,8 @@ def find_ink(density: Float32[np.ndarray, "h w 3"], unit: float) -> Bool[np.ndar
     """
     red, green = _ratios(density)
     ink = _green(density, red) | _blue(density, red, green)
-    return ink | _red(density, red, green, ink, unit) | _black(density)
+    ink |= _red(density, red, green, ink, unit) | _black(density)
+    return closed(ink, 2 * unit)
 
 
 def is_ink(density: Float32[np.ndarray, "*batch 3"]) -> Bool[np.ndarray, "*batch"]:
@@ -39,7 +40,8 @@ def is_ink(density: Float32[np.ndarray, "*batch 3"]) -> Bool[np.ndarray, "*batch
     green_ink = (red > 1.9) & (r > 0.3) & (r > 1.3 * density[..., 2])
     blue_ink = (red > 1.45) & (blue < 0.36) & (r > 1.0)
     red_ink = (blue > 0.72) & (blue < 1.15) & (red < 0.15) & (g > 1.0)
-    return green_ink | blue_ink | red_ink | _is_black(density, mean=1.2, spread=0.3)
+    average, spread = _grey(density)
+    return green_ink | blue_ink | red_ink | ((average > 1.2) & (spread < 0.3 * average))
 
 
 def _ratios(density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,15 +68,19 @@ def _red(density: np.ndarray, red: np.ndarray, blue: np.ndarray, other: np.ndarr
     inky = blue < 1.15  # above is brown: DAB, haemosiderin
     strong = inky & (blue > max(0.72, eosin + 0.13)) & (red < 0.15) & (g > 1.0)
     strong = without_small(opened(strong, 1), 30 * unit**2)
-    if strong.mean() > 0.002:  # there is a red pen on this slide: its lighter strokes need not touch a strong one
+    if strong.mean() > 0.004:  # there is a red pen on this slide: its lighter strokes need not touch a strong one
         strong |= opened(inky & (blue > max(0.68, eosin + 0.09)) & (red < 0.3) & (g > 0.35), 1)
     return reached(inky & (blue > eosin + 0.06) & (red < 0.42) & (g > 0.2), strong)
 
 
 def _black(density: np.ndarray) -> np.ndarray:
-    return reached(_is_black(density, mean=0.5, spread=0.42), opened(_is_black(density, mean=1.2, spread=0.35), 1))
+    average, spread = _grey(density)
+    strong = opened((average > 1.2) & (spread < 0.35 * average), 1)
+    marked = strong.mean() > 0.004  # there is a black pen on this slide: over tissue it keeps some of its colour
+    return reached((average > 0.5) & (spread < (0.5 if marked else 0.42) * average), strong)
 
 
-def _is_black(density: np.ndarray, *, mean: float, spread: float) -> np.ndarray:
-    average = density.mean(axis=-1)
-    return np.asarray((average > mean) & (density.max(axis=-1) - density.min(axis=-1) < spread * average))
+def _grey(density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean density of the three channels, and the spread between them."""
+    r, g, b = density[..., 0], density[..., 1], density[..., 2]
+    return (r + g + b) / 3, np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)

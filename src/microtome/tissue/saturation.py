@@ -122,8 +122,7 @@ class Saturation(TissueMethod):
         """The contours that CLAM keeps, in its order, level-0 pixels."""
         scale, contours = self._contours(slide)
         return [
-            Contour(_scaled(outline, scale), tuple(_scaled(h, scale) for h in holes))
-            for outline, holes in contours
+            Contour(_scaled(outline, scale), tuple(_scaled(h, scale) for h in holes)) for outline, holes in contours
         ]
 
     def find_saturated(self, slide: Slide) -> Bool[np.ndarray, "h w"]:
@@ -131,8 +130,8 @@ class Saturation(TissueMethod):
         level = slide.levels[self._level(slide)]
         if level.size.area > _MAX_LEVEL_PX:
             raise TissueError(
-                f"Slide '{slide.name}': the level to look at has {level.size.width} × {level.size.height} px, more than "
-                f"{_MAX_LEVEL_PX:,}. Pass seg_level= of a smaller level, or --tissue-method auto."
+                f"Slide '{slide.name}': the level to look at has {level.size.width} × {level.size.height} px, more "
+                f"than {_MAX_LEVEL_PX:,}. Pass seg_level= of a smaller level, or --tissue-method auto."
             )
         image = slide.read(Box.of(slide.size), size=level.size)
         return self._binary(np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[:, :, 1]))
@@ -145,9 +144,7 @@ class Saturation(TissueMethod):
             binary = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((self.close, self.close), np.uint8))
         return np.asarray(binary > 0)
 
-    def _contours(
-        self, slide: Slide
-    ) -> tuple[tuple[float, float], list[tuple[np.ndarray, list[np.ndarray]]]]:
+    def _contours(self, slide: Slide) -> tuple[tuple[float, float], list[tuple[np.ndarray, list[np.ndarray]]]]:
         """Level-0 pixels per pixel of the level, and kept contours with kept holes in pixels of the level."""
         level = slide.levels[self._level(slide)]
         scale = (level.downsample_x, level.downsample_y)
@@ -155,15 +152,17 @@ class Saturation(TissueMethod):
         found, hierarchy = cv2.findContours(
             self.find_saturated(slide).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
         )
-        if hierarchy is None:
-            return scale, []
-        parents = hierarchy[0, :, 3]
+        points = [np.asarray(contour) for contour in found]
+        parents: list[int] = [] if not points else np.asarray(hierarchy)[0, :, 3].tolist()
+        holes_of: dict[int, list[np.ndarray]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
+        for index, parent in enumerate(parents):
+            if parent >= 0:
+                holes_of[parent].append(points[index])
         kept = []
-        for index in np.flatnonzero(parents == -1):
-            holes = [found[h] for h in np.flatnonzero(parents == index)]
-            area = cv2.contourArea(found[index]) - sum(cv2.contourArea(h) for h in holes)
+        for index, holes in holes_of.items():
+            area = cv2.contourArea(points[index]) - sum(cv2.contourArea(h) for h in holes)
             if area > 0 and area > self.a_t * square:
-                kept.append((found[index], self._large(holes, square)))
+                kept.append((points[index], self._large(holes, square)))
         return scale, kept
 
     def _large(self, holes: Sequence[np.ndarray], square: int) -> list[np.ndarray]:
@@ -174,9 +173,7 @@ class Saturation(TissueMethod):
         if self.seg_level >= 0:
             return level_index(slide, self.seg_level, self.name)
         # the largest downsample that is at most 64, as OpenSlide chooses
-        below = [
-            i for i, level in enumerate(slide.levels) if (level.downsample_x + level.downsample_y) / 2 <= 64
-        ]
+        below = [i for i, level in enumerate(slide.levels) if (level.downsample_x + level.downsample_y) / 2 <= 64]
         return below[-1] if below else 0
 
 

@@ -10,7 +10,7 @@ def grown(mask: Bool[np.ndarray, "h w"], radius: float) -> Bool[np.ndarray, "h w
     if radius < 1 or not mask.any():
         return mask
     # by distance: the cost does not depend on the radius
-    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius)
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) <= radius)
 
 
 def opened(mask: Bool[np.ndarray, "h w"], radius: float) -> Bool[np.ndarray, "h w"]:
@@ -18,7 +18,7 @@ def opened(mask: Bool[np.ndarray, "h w"], radius: float) -> Bool[np.ndarray, "h 
     if radius < 1 or not mask.any():
         return mask
     inside = ~grown(~mask, radius)
-    return grown(inside, radius) & mask
+    return np.asarray(grown(inside, radius) & mask)
 
 
 def closed(mask: Bool[np.ndarray, "h w"], radius: float) -> Bool[np.ndarray, "h w"]:
@@ -28,7 +28,7 @@ def closed(mask: Bool[np.ndarray, "h w"], radius: float) -> Bool[np.ndarray, "h 
     around = min(int(radius) * 2 + 2, min(mask.shape) - 1)
     wide = np.pad(mask, around, mode="reflect")
     filled = ~grown(~grown(wide, radius), radius)
-    return (filled | wide)[around : wide.shape[0] - around, around : wide.shape[1] - around]
+    return np.asarray((filled | wide)[around : wide.shape[0] - around, around : wide.shape[1] - around])
 
 
 def reached(weak: Bool[np.ndarray, "h w"], strong: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -55,4 +55,4 @@ def without_small_holes(mask: Bool[np.ndarray, "h w"], area: float) -> Bool[np.n
     fill[0] = False
     border = np.unique(np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]]))
     fill[border] = False
-    return mask | np.asarray(fill[gaps])
+    return np.asarray(mask | fill[gaps])

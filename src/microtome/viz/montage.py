@@ -29,11 +29,11 @@ class MontageRow:
 
     cluster: int
     caption: str
-    images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 def draw_strip(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]], *, n_places: int, tile_px: int = 96, gap_px: int = 3
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, n_places: int, tile_px: int = 96, gap_px: int = 3
 ) -> UInt8[np.ndarray, "t w 3"]:
     """Lay tiles side by side.
 
@@ -52,9 +52,7 @@ def draw_strip(
     if n_places < 1 or tile_px < 1 or gap_px < 0:
         raise ConfigError(f"A strip needs places and pixels. Got n_places={n_places}, {tile_px=}, {gap_px=}.")
     if len(images) > n_places:
-        raise ConfigError(
-            f"There are {len(images)} tiles for {n_places} places. Pass fewer, or raise n_places."
-        )
+        raise ConfigError(f"There are {len(images)} tiles for {n_places} places. Pass fewer, or raise n_places.")
     strip = np.full((tile_px, n_places * (tile_px + gap_px) - gap_px, 3), _PAPER, np.uint8)
     for i in range(n_places):
         x = i * (tile_px + gap_px)
@@ -115,18 +113,14 @@ def _draw_row(row: MontageRow, n_places: int, tile_px: int, gap_px: int) -> UInt
     return np.asarray(drawing)
 
 
-def _fitted(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
+def _fitted(image: UInt8[np.ndarray, "_ _ 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
     """Bring an image into a square, centred on white."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     # area averaging where it shrinks: no shimmer; a smooth curve where it grows
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = (
-        image
-        if (h, w) == (height, width)
-        else cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=how)
-    )
+    small = image if (h, w) == (height, width) else cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=how)
     place = np.full((side, side, 3), _PAPER, np.uint8)
     top, left = (side - h) // 2, (side - w) // 2
     place[top : top + h, left : left + w] = small

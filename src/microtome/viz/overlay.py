@@ -58,7 +58,7 @@ def draw_clusters(
     thumbnail: UInt8[np.ndarray, "h w 3"],
     frame_box: Box,
     boxes: Int[np.ndarray, "n 4"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " m"],
     *,
     alpha: float = 0.55,
 ) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,5 +1,6 @@
 """What the report shows of clusters: their sizes, their typical tiles, and the UMAP by cluster and by slide."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A scatter to draw: frame, groups for the legend, and paths in drawing order."""
+    """A scatter to draw: frame, dots' width, groups for the legend, and paths in drawing order."""
 
     width: int
     height: int
+    dot_px: float
     groups: tuple[Group, ...]
     paths: tuple[tuple[Group, str], ...]
 
@@ -117,6 +119,7 @@ def _plot(scatter: Scatter, names: Sequence[str], colours: Sequence[Colour]) -> 
     return Plot(
         scatter.width,
         scatter.height,
+        round(min(max(300 / math.sqrt(max(scatter.n_points, 1)), 7), 13), 1),  # the more, the smaller
         tuple(group for name, group in groups.items() if name in drawn),
         tuple((groups[name], path) for name, path in scatter.paths),
     )

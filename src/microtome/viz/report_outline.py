@@ -10,14 +10,14 @@ from jaxtyping import Float64
 from microtome.annotations.geojson import read_polygons
 from microtome.viz.report_inputs import Frame
 
-TOLERANCE_PX = 0.5
+TOLERANCE_PX = 0.75
 """How far, in thumbnail pixels, a drawn outline may run from the polygon's."""
 
 
 def outline_path(path: Path, frame: Frame) -> str:
     """Read the polygons of a GeoJSON file as SVG path data.
 
-    Vertices that matter less than half a thumbnail pixel are left out, so that outlines of full-resolution masks stay
+    Vertices that matter less than three quarters of a thumbnail pixel are left out, so that outlines of full-resolution masks stay
     light.
 
     Args:

@@ -1,6 +1,7 @@
 """The UMAP of tiles as a picture, coloured by cluster or by slide."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
 
 _LEGEND_ROWS = 16
 _NAME_CHARACTERS = 28
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "microtome",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with dollars is a name
+}
 _SEED = 0  # of the order in which points are drawn, so that none lies on top because of its name
 
 
 def draw_umap(
     xy: Float[np.ndarray, "n 2"],
-    clusters: Int[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " m"],
     slide_ids: Sequence[str] | None = None,
     *,
     image_format: Literal["png", "svg"] = "png",
@@ -64,7 +71,9 @@ def _draw(
     from matplotlib.figure import Figure
 
     # no pyplot: it keeps figures, and a backend, for the whole process
-    with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "microtome", "svg.fonttype": "none"}):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # a name in a script that the font lacks: boxes in a PNG, the name itself in an SVG
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         width_in = 7.5 * len(panels)
         figure = Figure(figsize=(width_in, 5.4), dpi=width_px / width_in, layout="constrained")
         FigureCanvasAgg(figure)
@@ -88,9 +97,7 @@ def _draw_panel(
     order = np.random.default_rng(_SEED).permutation(len(xy))
     area = float(np.clip(14000 / len(xy), 5, 60))
     x, y = xy[order].T
-    axis.scatter(
-        x, y, s=area, c=colors[order], edgecolors="#30303080", linewidths=0.25, rasterized=True, zorder=2
-    )
+    axis.scatter(x, y, s=area, c=colors[order], edgecolors="#30303080", linewidths=0.25, rasterized=True, zorder=2)
     axis.set_title(f"UMAP of {len(xy):,} tiles, {title}", fontsize=13)
     axis.set_xlabel("UMAP 1", fontsize=11)
     axis.set_ylabel("UMAP 2", fontsize=11)

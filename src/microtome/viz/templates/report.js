@@ -102,9 +102,21 @@
     if (canvas) canvas.remove();
   }
 
+  // The grey picture under a map and the outline over it are the slide's own, which stand in the file only once.
+  function underlay(stage) {
+    const map = one(".map", stage);
+    if (!map || one(".picture", map)) return;
+    const copy = one(".pane .picture", stage).cloneNode();
+    copy.alt = "";
+    map.prepend(copy);
+    const lines = one(".pane .lines", stage).cloneNode(true);
+    lines.setAttribute("aria-hidden", "true");
+    map.append(lines);
+  }
+
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (entry.isIntersecting) { seen.add(entry.target); redraw(entry.target); } else { seen.delete(entry.target); forget(entry.target); }
+      if (entry.isIntersecting) { seen.add(entry.target); underlay(entry.target); redraw(entry.target); } else { seen.delete(entry.target); forget(entry.target); }
     }
   }, { rootMargin: "300px" });
   all(".stage").forEach((stage) => watcher.observe(stage));
@@ -165,6 +177,7 @@
     one("#viewer-name").textContent = card.dataset.slide;
     if (layers) one("#viewer-layers").append(layers);
     if (!viewer.open) viewer.showModal();
+    underlay(stage);
     redraw(stage);
   }
 
