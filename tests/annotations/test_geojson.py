@@ -158,12 +158,6 @@ def test_missing_file_and_folder(tmp_path):
             read_polygons(path)
 
 
-def test_unknown_rules_are_refused(file):
-    write(file, polygon(SQUARE))
-    with pytest.raises(AnnotationError, match="non_area must be"):
-        read_polygons(file, non_area="drop")  # type: ignore[arg-type]  # the point of the test
-
-
 def test_repair_keeps_both_halves_of_a_bow_tie(file):
     write(file, polygon([[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]))
     halves = read_polygons(file, invalid="repair")

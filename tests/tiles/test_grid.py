@@ -32,7 +32,7 @@ def slides(draw):
 
 
 @st.composite
-def grids(draw, **fixed):
+def grids(draw, /, **fixed):
     tile_px = draw(st.integers(4, 40))
     fields = {
         "tile_px": tile_px,
@@ -69,9 +69,10 @@ def by_definition(slide, area, grid):
     frame = Box(0, 0, slide.bounds.right, slide.bounds.bottom)
     if grid.anchor == "tissue":
         left, top, right, bottom = (int(v) for v in area.polygons.bounds)
-        frame = Box(left, top, right - left, bottom - top).intersection(slide.bounds)
-        if frame is None:
+        common = Box(left, top, right - left, bottom - top).intersection(slide.bounds)
+        if common is None:
             return []
+        frame = common
     rows = []
     for j, i in itertools.product(range(400), range(400)):
         box = Box(frame.x + round(i * grid.stride * scale), frame.y + round(j * grid.stride * scale), side, side)

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,12 +60,12 @@ def test_layout_and_names_are_histopreps(tmp_path):
     save_tiles(SlideTiles(slide, laid), tmp_path / "A12")
     table = pd.read_parquet(tmp_path / "A12" / "metadata.parquet")
     assert table.columns.tolist() == ["x", "y", "w", "h", "path", "file"]
-    assert table.dtypes[["x", "y", "w", "h"]].eq(np.int64).all()
+    assert [str(table[name].dtype) for name in "xywh"] == ["int64"] * 4
     assert table[["x", "y", "w", "h"]].to_numpy().tolist() == laid.boxes.tolist()
     for row in table.itertuples():
         assert row.file == f"tiles/x{row.x}_y{row.y}_w{row.w}_h{row.h}.jpeg"
         assert row.path == str(tmp_path / "A12" / row.file)
-        with Image.open(row.path) as image:
+        with Image.open(str(row.path)) as image:
             assert image.size == (64, 64)
     properties = json.loads((tmp_path / "A12" / "properties.json").read_text())
     expected = {
@@ -142,7 +143,8 @@ def test_a_run_broken_off_is_taken_up(tmp_path):
 @pytest.mark.parametrize("change", ["quality", "grid", "format"])
 def test_other_settings_are_refused_without_overwrite(tmp_path, change):
     save_tiles(source(), tmp_path / "A12")
-    options = {"quality": {"quality": 90}, "format": {"image_format": "png"}}.get(change, {})
+    changes: dict[str, dict[str, Any]] = {"quality": {"quality": 90}, "format": {"image_format": "png"}}
+    options = changes.get(change, {})
     other = source(Grid(tile_px=50, mpp=0.5)) if change == "grid" else source()
     with pytest.raises(RecipeMismatchError, match="overwrite"):
         save_tiles(other, tmp_path / "A12", **options)
@@ -177,7 +179,7 @@ def test_no_tiles_are_saved_as_such(tmp_path):
 
 
 def test_progress_adds_up(tmp_path):
-    steps = []
+    steps: list[int] = []
     save_tiles(counting(), tmp_path / "A12", progress=steps.append)
     assert sum(steps) == len(counting())
 

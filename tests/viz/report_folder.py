@@ -26,7 +26,7 @@ from microtome.viz.overlay import write_jpeg
 
 N_CLUSTERS = 4
 TILE_PX0 = 240
-ATTACK = "</script><img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>{{ 7*7 }}"
+ATTACK = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{ 7*7 }}'
 MPP = 0.4990000000000001
 
 CARD = Card(

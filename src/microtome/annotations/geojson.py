@@ -6,7 +6,6 @@ is not guessed here.
 """
 
 import json
-import math
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -245,14 +244,17 @@ class _Reading:
         polygon = shapely.Polygon(shell, holes)
         if polygon.is_valid and polygon.area > 0:
             yield polygon
-        elif self.invalid == "error" or polygon.area == 0:
+            return
+        parts = []
+        if self.invalid == "repair":
+            mended = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+            parts = [p for p in shapely.get_parts(mended) if isinstance(p, shapely.Polygon) and p.area > 0]
+        if not parts:
             self.fail(
                 f"a polygon of {where} is not valid ({shapely.is_valid_reason(polygon)}, area {polygon.area:g})",
                 "Redraw it, or pass invalid='repair'.",
             )
-        else:
-            parts = shapely.get_parts(shapely.make_valid(polygon, method="structure", keep_collapsed=False))
-            yield from (part for part in parts if isinstance(part, shapely.Polygon) and part.area > 0)
+        yield from parts
 
     def _ring(self, ring: Any, where: str) -> list[tuple[float, float]]:  # noqa: ANN401 - JSON is anything
         points = [self._point(point, where) for point in self._list(ring, where, "point")]
@@ -281,7 +283,7 @@ class _Reading:
 def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) < 1e12  # an int may be too large for a float
+    return abs(value) < 1e12  # neither infinite nor NaN, nor a whole number too large for a float
 
 
 def _label(properties: Mapping[str, Any]) -> str | None:

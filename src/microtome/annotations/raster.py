@@ -125,7 +125,7 @@ def polygons_from_mask(mask: Bool[np.ndarray, "h w"], *, box: Box, simplify_px: 
 
     Example:
         >>> polygons_from_mask(np.array([[False, True]]), box=Box(0, 0, 8, 4)).wkt
-        'MULTIPOLYGON (((4 0, 4 4, 8 4, 8 0, 4 0)))'
+        'MULTIPOLYGON (((4 0, 8 0, 8 4, 4 4, 4 0)))'
     """
     if mask.size == 0 or not simplify_px >= 0:
         raise ConfigError(

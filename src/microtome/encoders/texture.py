@@ -204,12 +204,12 @@ class Texture(Encoder):
             EncoderOutputError: If NaN or infinity came out.
         """
         # Here, not above: reading the card must not cost the import of OpenCV and SciPy.
-        from microtome.encoders.texture_measures import measure_tile
+        from microtome.encoders.texture_measures import measure_tiles
 
         _check(images)
-        features = np.empty((len(images), self.card.dim), dtype=np.float32)
-        for row, image in enumerate(images):
-            features[row] = measure_tile(image)
+        if not len(images):
+            return np.empty((0, self.card.dim), dtype=np.float32)
+        features = measure_tiles(images).astype(np.float32)
         finite = np.isfinite(features)
         if not finite.all():
             row, column = np.argwhere(~finite)[0]

@@ -1,177 +1,276 @@
-"""The measurements behind the ``texture`` encoder, tile by tile, in OpenCV and NumPy.
+"""The measurements behind the ``texture`` encoder: many tiles per call, in OpenCV and NumPy.
 
-Every measure is a mean, share or density over the tile, so that tiles of different sizes compare; filters mirror
-the tile at its border (without repeating the edge pixel). The order of values is that of ``TEXTURE_FEATURES``.
+Tiles of a chunk lie below each other in one tall image, so that a call serves all of them and Python's own share of
+the time is small; a chunk is small enough for its planes to stay in the processor's second cache. No value depends on
+what else is in the chunk: filters work on tiles mirrored at their borders (the edge pixel repeated), no filter keeps a
+running sum, and sums run over one tile at a time in an order that only its own pixels decide.
+
+All but the finest detail is measured on the tile averaged to half its size: JPEG keeps colour at that resolution, and
+there are four times fewer pixels. An odd last row or column is left out when a size is halved. Measures that divide by
+a contrast add the noise of an 8-bit JPEG to it, so that they fade out on empty glass instead of measuring noise.
+
+Every measure is a mean, share or density over the tile, so that tiles of different sizes compare. The order of values
+is that of ``TEXTURE_FEATURES``.
 """
 
 from itertools import pairwise
-from math import log, log1p
 from typing import Any
 
 import cv2 as _cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt8
-from scipy.spatial import cKDTree
+from jaxtyping import Float, Float32, Float64, UInt8
 
+from microtome.encoders.texture_objects import WHITE_OD, ground_values, lumen_values, nuclear_values
+from microtome.encoders.texture_stacks import count_levels, pad
 from microtome.stain import od_table, unmixing_matrix
 
 cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
 
+_CHUNK_PX = 6 * 224 * 224  # pixels whose planes fit a second cache of 1 to 2 MB
+
 _OD_MAX = 2.55  # intensity 20 of 255; denser is ink, a fold or dirt, and must not outweigh tissue
 _OD = np.minimum(od_table(), np.float32(_OD_MAX))
-# Rows that turn the OD of R, G, B into haematoxylin, eosin, residual and mean OD.
-_MIXES = [row[None] for row in np.vstack([unmixing_matrix().T, np.full(3, 1 / 3)]).astype(np.float32)]
-_STEPS_PER_OD = 100.0  # planes are also kept as 8 bits in steps of 0.01 OD, for quantiles and patterns
-_FLAT = 1e-6  # variance (OD²) below which a plane counts as flat; one grey level in a thousand pixels has more
+_STEPS_PER_OD = 100.0  # planes are also kept as 8 bits in steps of 0.01 OD, for quantiles, patterns, finest detail
+_OD_STEPS = np.rint(_OD * _STEPS_PER_OD).astype(np.uint8)
+# Rows that turn the OD of R, G, B into haematoxylin, eosin, mean OD and residual.
+_UNMIX = unmixing_matrix().T
+_MIXES = [row[None] for row in np.vstack([_UNMIX[:2], np.full((1, 3), 1 / 3), _UNMIX[2:]]).astype(np.float32)]
+_H_PLANE, _E_PLANE, _OD_PLANE = range(3)
+_N_SCALED = 3  # of these, those that are looked at on several scales: all but the residual
 
-_BANDS = 6  # octaves; neighbouring ones say nearly the same, so that some measures take every other one
-_E_LEVELS = (0, 2, 4)
-_SKEW_LEVELS = (1, 2, 3, 4)
-_SPREAD_LEVELS = (0, 2, 4)
-_CORRELATION_LEVELS = (1, 3)
-_NOISE_OD = 0.01  # noise of 8-bit JPEG: energies below it are not told apart
-_LBP_SCALES = 3
+_NOISE_OD = 0.01  # noise of 8-bit JPEG: contrasts below it are not told apart
+_FAINT_OD = 0.2  # shares of stains fade out below it
+
+_LEVELS = 5  # cells of 2, 4, 8, 16 and 32 px; neighbouring ones say nearly the same, so that some measures skip a few
+_E_LEVELS = (0, 1, 3)
+_SKEW_LEVELS = (0, 1, 2, 3)
+_SPREAD_LEVELS = (1, 3)
+_CORRELATION_LEVELS = (0, 2)
+_BINOMIAL = np.array([1, 4, 6, 4, 1], dtype=np.float32) / 16
+_EVENLY_3 = np.full(3, 1 / 3, dtype=np.float32)
+
+_NORMAL_SPREAD = (2 / np.pi) ** 0.5  # of normally distributed values
+
+_LBP_LEVELS = (0, 1, 2)
 _LBP_TOLERANCE = 3  # steps of 0.01 OD: JPEG noise must not make patterns
-_CELL_PX = 4
-_WINDOW_CELLS = 3
+_EDGE_NOISE = _NOISE_OD / 2  # of a gradient per cell: a Sobel filter leaves about half of the pixels' noise
 
-_NUCLEUS_OVER_LOCAL = 0.12  # OD above the mean of the surroundings
-_NUCLEUS_FLOOR = 0.25  # OD; fainter haematoxylin is no nucleus whatever surrounds it
-_SURROUNDINGS_CELLS = 11  # 44 px, some three nuclei wide at 0.5 µm/px
-_NUCLEUS_AREA_PX = (30, 3000)  # up to a few that touch
-_FAR_PX = 64.0  # distances are cut here, so that small tiles compare with large ones
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
-_WHITE_OD = 0.2
-_DARK_OD = 1.5
-_WHITE_AREA_PX = 30
-
-Plane = Float32[np.ndarray, "h w"]
-Smaller = Float32[np.ndarray, "H W"]
-Mask = UInt8[np.ndarray, "h w"]
+Stack = Float32[np.ndarray, "n h w"]
+Smaller = Float32[np.ndarray, "n H W"]
+Column = Float[np.ndarray, " n"]
 
 
-def measure_tile(image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, " d"]:
-    """Measure one tile.
+def measure_tiles(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "n d"]:
+    """Measure tiles of one size.
 
     Args:
-        image: 8-bit RGB pixels, at least 32 px high and wide.
+        images: 8-bit RGB pixels, at least 32 px high and wide, at least one tile.
 
     Returns:
-        One value per entry of ``TEXTURE_FEATURES``.
+        One row per tile; one value per entry of ``TEXTURE_FEATURES``.
     """
-    density = cv2.LUT(np.ascontiguousarray(image), _OD)
-    # One plane at a time: several times faster than all at once and cv2.split.
-    h, e, residual, od = (cv2.transform(density, row) for row in _MIXES)
-    steps = _to_steps(od)
-    white = cv2.compare(cv2.GaussianBlur(od, (3, 3), 0.8), _WHITE_OD, cv2.CMP_LT)
-    labels, nuclei, areas, centres = find_nuclei(h)
-    return np.array(
-        [
-            *_stain_values(density, h, e, residual),
-            *_quantiles(steps, (0.05, 0.95)),
-            *_band_values(h, e),
-            *_pattern_values(steps),
-            *_edge_values(od),
-            *_nuclear_values(h, labels, nuclei, areas, centres),
-            *_ground_values((h, e, residual, od), white, labels),
-            *_lumen_values(od, white),
-        ],
-        dtype=np.float64,
-    )
+    n, h, w = images.shape[:3]
+    chunk = max(1, _CHUNK_PX // (h * w))
+    return np.concatenate([_measure_chunk(images[i : i + chunk]) for i in range(0, n, chunk)])
 
 
-def _to_steps(plane: Plane) -> UInt8[np.ndarray, "h w"]:
-    steps: np.ndarray = cv2.convertScaleAbs(cv2.max(plane, 0.0), alpha=_STEPS_PER_OD)  # rounds, saturates at 255
-    return steps
+def _measure_chunk(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "n d"]:
+    h, w = images.shape[1:3]
+    images = np.ascontiguousarray(images[:, : h // 2 * 2, : w // 2 * 2])
+    planes, blue_share = _unmix(images)
+    levels = [planes[:_N_SCALED]]
+    while len(levels) < _LEVELS:
+        levels.append(_halve(levels[-1]))
+    od = planes[_OD_PLANE]
+    white = (od < WHITE_OD).view(np.uint8)
+    blobs, nuclear = nuclear_values(planes[_H_PLANE], around=levels[2][_H_PLANE])
+    columns = [
+        *_stain_values(planes, blue_share),
+        *_band_values(images, levels),
+        *_pattern_values([_to_steps(levels[level][_OD_PLANE]) for level in _LBP_LEVELS]),
+        *_edge_values(od, cell=2),
+        *_edge_values(levels[1][_OD_PLANE], cell=4),
+        *nuclear,
+        *ground_values(planes, white, blobs),
+        *lumen_values(od, levels[1][_OD_PLANE], white),
+    ]
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+
+
+def _unmix(images: UInt8[np.ndarray, "n h w 3"]) -> tuple[Float32[np.ndarray, "4 n H W"], Column]:
+    """Haematoxylin, eosin, mean optical density and residual of 2 px cells; blue's share of what is absorbed."""
+    n, h, w = (images.shape[0], images.shape[1] // 2, images.shape[2] // 2)
+    half = cv2.resize(images.reshape(-1, 2 * w, 3), (w, n * h), interpolation=cv2.INTER_AREA)
+    density = cv2.LUT(half, _OD)
+    planes = np.empty((len(_MIXES), n * h, w), dtype=np.float32)
+    for plane, row in zip(planes, _MIXES, strict=True):
+        # One plane at a time and into a plane of its own: several times faster than all at once and a split.
+        cv2.transform(density, row, dst=plane)
+    red, green, blue = _means(np.stack([plane.reshape(n, -1) for plane in cv2.split(density)]))
+    absorbed = red + green + blue
+    return planes.reshape(-1, n, h, w), _faded(blue, absorbed, 1 / 3)
+
+
+def _halve(stacks: Float32[np.ndarray, "k n h w"]) -> Float32[np.ndarray, "k n H W"]:
+    k, n, h, w = stacks.shape
+    return _shrink(stacks.reshape(k * n, h, w), 2).reshape(k, n, h // 2, w // 2)
+
+
+def _shrink(stack: Stack, factor: int) -> Smaller:
+    """Means of square cells; rows and columns that fill no cell are left out."""
+    n, h, w = stack.shape[0], stack.shape[1] // factor, stack.shape[2] // factor
+    whole = np.ascontiguousarray(stack[:, : h * factor, : w * factor])
+    small = cv2.resize(whole.reshape(-1, w * factor), (w, n * h), interpolation=cv2.INTER_AREA)
+    cells: np.ndarray = small.reshape(n, h, w)
+    return cells
+
+
+def _blur(stack: Stack, kernel: Float32[np.ndarray, " k"]) -> Stack:
+    """Separable filter of each tile by itself, mirrored at its border."""
+    n, h, w = stack.shape
+    margin = len(kernel) // 2
+    padded = pad(stack, margin)
+    # sepFilter2D sums anew at each pixel; a box filter's running sums would carry rounding from tile to tile.
+    smooth = cv2.sepFilter2D(padded.reshape(-1, w + 2 * margin), -1, kernel, kernel)
+    inner: np.ndarray = smooth.reshape(padded.shape)[:, margin : margin + h, margin : margin + w]
+    return inner
+
+
+def _to_steps(stack: Stack) -> UInt8[np.ndarray, "n h w"]:
+    flat = cv2.max(stack.reshape(-1, stack.shape[2]), 0.0)
+    steps: np.ndarray = cv2.convertScaleAbs(flat, alpha=_STEPS_PER_OD)  # rounds, saturates at 255
+    return steps.reshape(stack.shape)
+
+
+# -- sums over each tile ----------------------------------------------------------------------------------------
+
+
+def _rows(stack: Stack) -> Float32[np.ndarray, "n p"]:
+    return np.ascontiguousarray(stack).reshape(len(stack), -1)
+
+
+def _means(stack: Float32[np.ndarray, "*k p"]) -> Float64[np.ndarray, "*k"]:
+    means: np.ndarray = stack.mean(axis=-1).astype(np.float64)
+    return means
+
+
+def _mean_products(a: Float32[np.ndarray, "n p"], b: Float32[np.ndarray, "n p"]) -> Column:
+    products: np.ndarray = np.einsum("np,np->n", a, b).astype(np.float64) / a.shape[1]
+    return products
+
+
+def _rms(a: Float32[np.ndarray, "n p"]) -> Column:
+    rms: np.ndarray = np.sqrt(_mean_products(a, a))
+    return rms
+
+
+def _correlations(a: Float32[np.ndarray, "n p"], b: Float32[np.ndarray, "n p"]) -> Column:
+    """Correlation of planes of mean 0, fading to 0 as either nears the noise."""
+    return np.clip(_mean_products(a, b) / (_with_noise(_rms(a)) * _with_noise(_rms(b))), -1, 1)
+
+
+def _with_noise(rms: Column) -> Column:
+    noisy: np.ndarray = np.hypot(rms, _NOISE_OD)
+    return noisy
 
 
 # -- colour -----------------------------------------------------------------------------------------------------
 
 
-def _stain_values(density: Float32[np.ndarray, "h w 3"], h: Plane, e: Plane, residual: Plane) -> list[float]:
-    (h_mean, h_std), (e_mean, e_std), (_, residual_std) = (_mean_std(plane) for plane in (h, e, residual))
-    red, green, blue = cv2.mean(density)[:3]
-    absorbed, dyed = red + green + blue, max(h_mean, 0.0) + max(e_mean, 0.0)
+def _faded(part: Column, whole: Column, neutral: float) -> Column:
+    """Share of a part in a whole absorption; goes to a neutral value as the whole falls from 0.2 OD to 0."""
+    weight = np.clip(whole / _FAINT_OD, 0, 1) ** 2
+    share: np.ndarray = neutral + weight * (part / np.maximum(whole, _NOISE_OD) - neutral)
+    return share
+
+
+def _stain_values(planes: Float32[np.ndarray, "4 n h w"], blue_share: Column) -> list[Column]:
+    flat = planes.reshape(*planes.shape[:2], -1)
+    means = _means(flat)
+    centred = flat - means[..., None].astype(np.float32)
+    h, e, _, residual = centred
+    h_mean, e_mean = np.maximum(means[_H_PLANE], 0), np.maximum(means[_E_PLANE], 0)
+    od = _quantiles(_to_steps(planes[_OD_PLANE]), (0.05, 0.95))
     return [
-        h_std,
-        _asymmetry(*_quantiles(_to_steps(h), (0.05, 0.5, 0.95))),
-        e_std,
-        _asymmetry(*_quantiles(_to_steps(e), (0.05, 0.5, 0.95))),
-        residual_std,
-        max(h_mean, 0.0) / dyed if dyed > _NOISE_OD else 0.5,
-        blue / absorbed if absorbed > _NOISE_OD else 1 / 3,
-        _correlation(cv2.subtract(h, h_mean), cv2.subtract(e, e_mean)),
+        _rms(h),
+        _asymmetry(planes[_H_PLANE]),
+        _rms(e),
+        _asymmetry(planes[_E_PLANE]),
+        _rms(residual),
+        _faded(h_mean, h_mean + e_mean, 0.5),
+        blue_share,
+        _correlations(h, e),
+        *od.T,
     ]
 
 
-def _mean_std(plane: Plane) -> tuple[float, float]:
-    """Mean and standard deviation; cv2.meanStdDev gives the same in ten times the time."""
-    mean = cv2.mean(plane)[0]
-    return mean, max(_rms(plane) ** 2 - mean**2, 0.0) ** 0.5
-
-
-def _quantiles(steps: UInt8[np.ndarray, "h w"], shares: tuple[float, ...]) -> list[float]:
+def _quantiles(steps: UInt8[np.ndarray, "n h w"], shares: tuple[float, ...]) -> Float64[np.ndarray, "n q"]:
     """Quantiles in OD, interpolated inside of the 0.01 OD step that holds them."""
-    counts = cv2.calcHist([steps], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-    total = np.cumsum(counts)
-    wanted = np.array(shares) * total[-1]
-    step = np.searchsorted(total, wanted)
-    inside = (wanted - (total[step] - counts[step])) / counts[step]
-    quantiles: list[float] = (np.clip(step + inside - 0.5, 0, 255) / _STEPS_PER_OD).tolist()
+    counts = np.stack([count_levels(tile) for tile in steps])
+    total = np.cumsum(counts, axis=1)
+    wanted = np.array(shares) * total[0, -1]
+    # The first step whose total reaches what is wanted.
+    step = (total[:, None, :] < wanted[:, None]).sum(axis=2)
+    here = np.take_along_axis(counts, step, axis=1)
+    inside = (wanted - (np.take_along_axis(total, step, axis=1) - here)) / here
+    quantiles: np.ndarray = np.clip(step + inside - 0.5, 0, 255) / _STEPS_PER_OD
     return quantiles
 
 
-def _asymmetry(low: float, middle: float, high: float) -> float:
-    width = high - low
-    return (high + low - 2 * middle) / width if width > 2 * _NOISE_OD else 0.0
-
-
-def _rms(plane: Plane) -> float:
-    return float(cv2.norm(plane) / plane.size**0.5)
-
-
-def _correlation(a: Plane, b: Plane) -> float:
-    """Correlation of two planes of mean 0; 0 where either is flat."""
-    rms_a, rms_b = _rms(a), _rms(b)
-    if min(rms_a, rms_b) ** 2 <= _FLAT:
-        return 0.0
-    product = float(cv2.mean(cv2.multiply(a, b))[0])
-    return min(max(product / (rms_a * rms_b), -1.0), 1.0)
+def _asymmetry(stack: Stack) -> Column:
+    low, middle, high = _quantiles(_to_steps(stack), (0.05, 0.5, 0.95)).T
+    asymmetry: np.ndarray = (high + low - 2 * middle) / (high - low + 2 * _NOISE_OD)
+    return asymmetry
 
 
 # -- texture ----------------------------------------------------------------------------------------------------
 
 
-def _band_values(h: Plane, e: Plane) -> list[float]:
-    """Energies, asymmetry, spread and stain correlation of the bands of two Laplacian pyramids."""
-    h_ln, e_ln, skews, spreads, correlations = [], [], [], [], []
-    for level in range(_BANDS):
-        (h_band, h), (e_band, e) = _split_band(h), _split_band(e)
-        rms = _rms(h_band)
-        h_ln.append(log(_NOISE_OD + rms))
-        if level in _E_LEVELS:
-            e_ln.append(log(_NOISE_OD + _rms(e_band)) - h_ln[-1])
+def _band_values(
+    images: UInt8[np.ndarray, "n h w 3"], levels: list[Float32[np.ndarray, "3 n _ _"]]
+) -> list[Column]:
+    """Energies, asymmetry, spread and stain correlation of details, from the finest to the coarsest."""
+    energies, e_over_h, skews, spreads, correlations = [], [], [], [], []
+    for level, planes in enumerate(levels):
+        h = _details(planes[_H_PLANE])
+        rms = _rms(h)
+        energies.append(np.log(_NOISE_OD + rms))
+        if level in _E_LEVELS or level in _CORRELATION_LEVELS:
+            e = _details(planes[_E_PLANE])
+            if level in _E_LEVELS:
+                e_over_h.append(np.log(_NOISE_OD + _rms(e)) - energies[-1])
+            if level in _CORRELATION_LEVELS:
+                correlations.append(_correlations(h, e))
         if level in _SKEW_LEVELS:
-            skews.append(_skew(h_band, rms))
+            skews.append(np.cbrt(_mean_products(h * h, h)) / _with_noise(rms))
         if level in _SPREAD_LEVELS:
-            spreads.append(cv2.norm(h_band, cv2.NORM_L1) / h_band.size / rms if rms**2 > _FLAT else 1.0)
-        if level in _CORRELATION_LEVELS:
-            correlations.append(_correlation(h_band, e_band))
-    rises = [coarse - fine for fine, coarse in pairwise(h_ln)]
-    return [h_ln[0], *rises, *e_ln, *skews, *spreads, *correlations]
+            spreads.append(_spread(_means(np.abs(h)), rms))
+    rises = [coarse - fine for fine, coarse in pairwise(energies)]
+    finest_mean, finest_rms = _finest(images)
+    finest = [np.log(_NOISE_OD + finest_rms) - energies[0], _spread(finest_mean, finest_rms)]
+    return [*finest, energies[0], *rises, *e_over_h, *skews, *spreads, *correlations]
 
 
-def _split_band(plane: Plane) -> tuple[Plane, Smaller]:
-    low = cv2.pyrDown(plane)
-    return cv2.subtract(plane, cv2.pyrUp(low, dstsize=plane.shape[1::-1])), low
+def _details(stack: Stack) -> Float32[np.ndarray, "n p"]:
+    """What a binomial blur of five cells takes away."""
+    return _rows(stack - _blur(stack, _BINOMIAL))
 
 
-def _skew(plane: Plane, rms: float) -> float:
-    if rms**2 <= _FLAT:
-        return 0.0
-    third = cv2.mean(cv2.multiply(cv2.multiply(plane, plane), plane))[0]
-    return float(np.cbrt(third) / rms)
+def _spread(magnitude: Column, rms: Column) -> Column:
+    """Mean magnitude over root mean square, as normal noise of 0.01 OD on top would have it."""
+    return np.hypot(magnitude, _NORMAL_SPREAD * _NOISE_OD) / _with_noise(rms)
+
+
+def _finest(images: UInt8[np.ndarray, "n h w 3"]) -> tuple[Column, Column]:
+    """Mean magnitude and root mean square of single pixels' detail, in the OD of luma, away from the border."""
+    n, h, w = images.shape[:3]
+    steps = cv2.LUT(cv2.cvtColor(images.reshape(-1, w, 3), cv2.COLOR_RGB2GRAY), _OD_STEPS)
+    detail = cv2.absdiff(steps, cv2.GaussianBlur(steps, (3, 3), 0)).reshape(n, h, w)
+    inner = [tile[1:-1, 1:-1] for tile in detail]
+    scale = 1 / (_STEPS_PER_OD * inner[0].size)
+    magnitude = np.array([cv2.norm(tile, cv2.NORM_L1) for tile in inner]) * scale
+    squares = np.array([cv2.norm(tile, cv2.NORM_L2SQR) for tile in inner]) * scale / _STEPS_PER_OD
+    return magnitude, np.sqrt(squares)
 
 
 def _pattern_table() -> Float64[np.ndarray, "256 4"]:
@@ -193,170 +292,52 @@ _PATTERNS = _pattern_table()
 _RING = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
 
 
-def _pattern_values(steps: UInt8[np.ndarray, "h w"]) -> list[float]:
-    """Shares of local binary patterns, in rotation-invariant classes, at octave scales."""
-    values: list[float] = []
-    for scale in range(_LBP_SCALES):
-        if scale:
-            steps = cv2.pyrDown(steps)
-        h, w = steps.shape
-        padded = cv2.copyMakeBorder(steps, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
-        centre = cv2.add(steps, _LBP_TOLERANCE)  # saturates at 255
-        codes = np.zeros((h, w), dtype=np.uint8)
-        for bit, (row, column) in enumerate(_RING):
-            darker = cv2.compare(padded[row : row + h, column : column + w], centre, cv2.CMP_GT)
-            codes |= darker & np.uint8(1 << bit)
-        counts = cv2.calcHist([codes], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-        values += (counts @ _PATTERNS / codes.size).tolist()
+def _pattern_values(scales: list[UInt8[np.ndarray, "n _ _"]]) -> list[Column]:
+    """Shares of local binary patterns, in rotation-invariant classes, away from the border."""
+    values: list[Column] = []
+    for steps in scales:
+        codes = _pattern_codes(steps)[:, 1:-1, 1:-1]
+        counts = np.stack([count_levels(tile) for tile in codes])
+        values += list(((counts[:, :, None] * _PATTERNS).sum(axis=1) / codes[0].size).T)
     return values
+
+
+def _pattern_codes(steps: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n h w"]:
+    """One bit per darker neighbour; at the border of a tile they mean nothing."""
+    w = steps.shape[2]
+    flat = steps.ravel()
+    codes = np.zeros_like(flat)
+    reach = w + 1  # of a neighbour in the flat array
+    limit = np.minimum(flat[reach:-reach], 255 - _LBP_TOLERANCE) + np.uint8(_LBP_TOLERANCE)
+    inner = codes[reach:-reach]
+    for row, column in _RING:
+        start = row * w + column
+        np.add(inner, inner, out=inner)
+        np.add(inner, np.greater(flat[start : start + len(limit)], limit).view(np.uint8), out=inner)
+    return codes.reshape(steps.shape)
 
 
 # -- edges ------------------------------------------------------------------------------------------------------
 
 
-def _edge_values(od: Plane) -> list[float]:
-    """Strength and direction of edges: of fine detail, and of that of four pixels and more."""
-    return [*_edges(cv2.GaussianBlur(od, (5, 5), 1.0)), *_edges(cv2.pyrDown(cv2.pyrDown(od)))]
-
-
-def _smooth_cells(plane: Plane, window: int) -> Smaller:
-    """Means over cells of 4 px, then over a window of cells: a wide blur at a fraction of its price."""
-    cells = tuple(max(1, round(side / _CELL_PX)) for side in plane.shape[::-1])
-    small = cv2.resize(plane, cells, interpolation=cv2.INTER_AREA)
-    # Mirroring reaches no further than the cells go.
-    smooth: np.ndarray = cv2.blur(small, tuple(min(window, 2 * side - 1) for side in cells))
-    return smooth
-
-
-def _edges(plane: Plane) -> list[float]:
-    """Log mean gradient, and coherence of directions within a window and over the tile."""
-    dx = cv2.Sobel(plane, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
-    dy = cv2.Sobel(plane, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
+def _edge_values(stack: Stack, *, cell: int) -> list[Column]:
+    """Log mean gradient per px, and coherence of directions within three cells and over the tile."""
+    n, h, w = stack.shape
+    padded = pad(stack, 1)
+    tall = padded.reshape(-1, w + 2)
+    dx, dy = (cv2.Sobel(tall, cv2.CV_32F, *axes, ksize=3, scale=1 / 8) for axes in ((1, 0), (0, 1)))
     strength = cv2.magnitude(dx, dy)
-    mean, energy = cv2.mean(strength)[0], _rms(strength) ** 2
-    if energy <= _FLAT:
-        return [log(_NOISE_OD + mean), 0.0, 0.0]
     # The gradient with its angle doubled, so that opposite directions add up instead of cancelling.
     along = cv2.subtract(cv2.multiply(dx, dx), cv2.multiply(dy, dy))
     across = cv2.multiply(dx, dy, scale=2)
-    local = cv2.magnitude(_smooth_cells(along, _WINDOW_CELLS), _smooth_cells(across, _WINDOW_CELLS))
-    tile = float(np.hypot(cv2.mean(along)[0], cv2.mean(across)[0]))
-    return [log(_NOISE_OD + mean), min(cv2.mean(local)[0] / energy, 1.0), min(tile / energy, 1.0)]
-
-
-# -- nuclei, what lies between them, and lumen ------------------------------------------------------------------
-
-
-def find_nuclei(
-    h: Plane,
-) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, " m"], Float64[np.ndarray, " m"], Float64[np.ndarray, "m 2"]]:
-    """Find dark blobs of haematoxylin of a nucleus' size.
-
-    A pixel is dark where smoothed haematoxylin exceeds 0.25 OD and its 44 px surroundings by 0.12 OD; blobs are
-    4-connected after an opening by a 3×3 cross, and 30 to 3000 px large.
-
-    Args:
-        h: Haematoxylin concentration, OD.
-
-    Returns:
-        Label image of all blobs; labels of those of a nucleus' size, their areas in px, their centres x y in px.
-    """
-    smooth = cv2.GaussianBlur(h, (5, 5), 1.0)
-    around = cv2.resize(_smooth_cells(h, _SURROUNDINGS_CELLS), h.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    limit = cv2.max(cv2.add(around, _NUCLEUS_OVER_LOCAL), _NUCLEUS_FLOOR)
-    dark = cv2.morphologyEx(cv2.compare(smooth, limit, cv2.CMP_GT), cv2.MORPH_OPEN, _CROSS)
-    _, labels, stats, centres = cv2.connectedComponentsWithStats(dark, connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    sized = (areas >= _NUCLEUS_AREA_PX[0]) & (areas <= _NUCLEUS_AREA_PX[1])
-    sized[0] = False  # the background
-    kept = np.flatnonzero(sized).astype(np.int32)
-    return labels, kept, areas[kept].astype(np.float64), centres[kept]
-
-
-def _nuclear_values(
-    h: Plane,
-    labels: Int32[np.ndarray, "h w"],
-    kept: Int32[np.ndarray, " m"],
-    areas: Float64[np.ndarray, " m"],
-    centres: Float64[np.ndarray, "m 2"],
-) -> list[float]:
-    n = len(kept)
-    if not n:
-        return [0.0, 0.0, log(_NUCLEUS_AREA_PX[0]), 0.0, 0.0, 0.0, _FAR_PX, 1.0, 0.0, 0.0]
-    rank = np.full(int(labels.max()) + 1, -1, dtype=np.int32)
-    rank[kept] = np.arange(n, dtype=np.int32)
-    flat = np.flatnonzero(labels)
-    nucleus = rank[labels.ravel()[flat]]
-    flat, nucleus = flat[nucleus >= 0], nucleus[nucleus >= 0]
-    rows, columns = np.divmod(flat, h.shape[1])
-    elongation, angle = _axes(columns - centres[nucleus, 0], rows - centres[nucleus, 1], nucleus, areas)
-    stained = h.ravel()[flat].astype(np.float64)
-    log_area = np.log(areas)
-    spacing, regularity = _spacing(centres, h.size)
+    strength, along, across = (plane.reshape(padded.shape)[:, 1:-1, 1:-1] for plane in (strength, along, across))
+    along, across = _shrink(along, cell), _shrink(across, cell)
+    local = np.hypot(_blur(along, _EVENLY_3), _blur(across, _EVENLY_3))
+    rows = _rows(strength)
+    energy = _mean_products(rows, rows) + _EDGE_NOISE**2
+    tile = np.hypot(_means(_rows(along)), _means(_rows(across)))
     return [
-        len(flat) / h.size,
-        log1p(n * 1e4 / h.size),
-        float(log_area.mean()),
-        float(log_area.std()),
-        float(elongation.mean()),
-        float(np.abs((elongation * np.exp(2j * angle)).mean())),
-        spacing,
-        regularity,
-        float(stained.mean()),
-        float(stained.std()),
+        np.log(_NOISE_OD + _means(rows)),
+        np.minimum(_means(_rows(local)) / energy, 1.0),
+        np.minimum(tile / energy, 1.0),
     ]
-
-
-def _axes(
-    dx: Float64[np.ndarray, " p"],
-    dy: Float64[np.ndarray, " p"],
-    nucleus: Int32[np.ndarray, " p"],
-    areas: Float64[np.ndarray, " m"],
-) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
-    """Elongation and direction of each nucleus from the second moments of its pixels."""
-    xx, yy, xy = (np.bincount(nucleus, weights=w, minlength=len(areas)) / areas for w in (dx * dx, dy * dy, dx * dy))
-    # 1/12 is a pixel's own extent: without it a line one pixel wide would have no width.
-    xx, yy = xx + 1 / 12, yy + 1 / 12
-    spread = np.hypot(xx - yy, 2 * xy)
-    return 1 - np.sqrt(np.maximum(xx + yy - spread, 0) / (xx + yy + spread)), np.arctan2(2 * xy, xx - yy) / 2
-
-
-def _spacing(centres: Float64[np.ndarray, "m 2"], area_px: int) -> tuple[float, float]:
-    """Mean distance to the nearest neighbour, and that over what points thrown at random would have."""
-    if len(centres) < 2:
-        return _FAR_PX, 1.0
-    tree = cKDTree(centres, balanced_tree=False, compact_nodes=False)
-    nearest = np.asarray(tree.query(centres, k=2)[0])[:, 1]
-    mean = float(np.minimum(nearest, _FAR_PX).mean())
-    random = min(0.5 * (area_px / len(centres)) ** 0.5, _FAR_PX)
-    return mean, mean / random
-
-
-def _ground_values(
-    planes: tuple[Plane, Plane, Plane, Plane], white: Mask, labels: Int32[np.ndarray, "h w"]
-) -> list[float]:
-    """Colour of what is neither lumen nor dark blob: cytoplasm, fibres, mucin."""
-    ground = cv2.compare(labels, 0, cv2.CMP_EQ) & ~white
-    n = cv2.countNonZero(ground)
-    if not n:
-        return [0.0] * 4
-    weights = ground.astype(np.float32)  # 255 or 0
-    scale = 1 / 255 / n
-    means = [cv2.mean(cv2.multiply(plane, weights))[0] * plane.size * scale for plane in planes]
-    od = cv2.multiply(planes[3], weights)
-    squares = float(cv2.norm(od)) ** 2 * scale / 255
-    return [*means[:3], max(squares - means[3] ** 2, 0.0) ** 0.5]
-
-
-def _lumen_values(od: Plane, white: Mask) -> list[float]:
-    n_white = cv2.countNonZero(white)
-    depth = pieces = 0.0
-    if n_white == white.size:
-        depth, pieces = _FAR_PX, 1e4 / white.size
-    elif n_white:
-        distance = cv2.distanceTransform(white, cv2.DIST_L2, 3)
-        depth = float(np.minimum(distance, _FAR_PX).sum(dtype=np.float64)) / n_white
-        _, _, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=4)
-        pieces = np.count_nonzero(stats[1:, cv2.CC_STAT_AREA] >= _WHITE_AREA_PX) * 1e4 / white.size
-    dark = cv2.countNonZero(cv2.compare(od, _DARK_OD, cv2.CMP_GT))
-    return [n_white / white.size, log1p(depth), log1p(pieces), log1p(100 * dark / od.size)]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from microtome.errors import ClaimedError, OutputWriteError
 from microtome.storage.files import remove_leftovers, write_errors_explained
@@ -51,7 +52,7 @@ class Claim:
         self._content = json.dumps({"token": uuid.uuid4().hex, "machine": _machine(), "pid": os.getpid()})
         with write_errors_explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self._create():
+            if not self._create(self.path):
                 self._take_over_if_dead()
         remove_leftovers(self.output)
         self._stop = threading.Event()
@@ -69,8 +70,8 @@ class Claim:
 
     def is_held(self) -> bool:
         """Whether a living process holds this claim; changes nothing."""
-        found = self._read()
-        return found is not None and self._is_alive(found)
+        found = _read(self.path)
+        return found is not None and _is_alive(self.path, found)
 
     def remove_if_dead(self) -> None:
         """Clean up after a process that was killed between finishing the output and letting go of it.
@@ -97,17 +98,11 @@ class Claim:
             )
 
     def _is_mine(self) -> bool:
-        return self._read() == self._content
+        return _read(self.path) == self._content
 
-    def _read(self) -> str | None:
+    def _create(self, path: Path) -> bool:
         try:
-            return self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-
-    def _create(self) -> bool:
-        try:
-            file = self.path.open("x", encoding="utf-8")
+            file = path.open("x", encoding="utf-8")
         except FileExistsError:
             return False
         try:
@@ -115,17 +110,17 @@ class Claim:
                 file.write(self._content)
         except OSError:  # no space, say: an empty claim must not stay
             with suppress(OSError):
-                self.path.unlink()
+                path.unlink()
             raise
         return True
 
     def _take_over_if_dead(self) -> None:
-        found = self._read()
-        if found is not None and self._is_alive(found):
+        found = _read(self.path)
+        if found is not None and _is_alive(self.path, found):
             raise ClaimedError(f"'{self.output}' is being made by another process. Wait for it. {self._remedy()}")
         if found is not None:
             self._bury(found)
-        elif not self._create():
+        elif not self._create(self.path):
             raise ClaimedError(f"'{self.output}' was just claimed by another process. Wait for it. {self._remedy()}")
 
     def _remedy(self) -> str:
@@ -134,53 +129,55 @@ class Claim:
     def _bury(self, dead: str) -> None:
         """Replace a dead claim by this one.
 
-        Two processes may find the same dead claim. Whoever removed it last would remove the other's new one;
-        so the right to remove *this* dead claim is a file of its own, named after what is in the claim.
+        Two processes may find the same dead claim. Whoever removed it last would remove the other's new one; so the
+        right to remove *this* dead claim is a file of its own, named after what is in the claim.
         """
-        grave = self._beside(hashlib.sha256(dead.encode()).hexdigest()[:16])
+        name = hashlib.sha256(dead.encode()).hexdigest()[:16]
+        grave = self.path.with_name(f".{self.path.name}.{name}.tmp")
+        if not self._create(grave):
+            digger = _read(grave)
+            if digger is not None and not _is_alive(grave, digger):  # killed while burying
+                grave.unlink(missing_ok=True)
+            raise ClaimedError(f"'{self.output}' is being claimed by another process. Wait for it.")
         try:
-            grave.open("x").close()
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                if self._age(grave) > CLAIM_EXPIRY_S:  # killed while burying
-                    grave.unlink()
-            raise ClaimedError(f"'{self.output}' is being claimed by another process. Wait for it.") from None
-        try:
-            if self._read() == dead:
+            if _read(self.path) == dead:
                 self.path.unlink()
-            if not self._create():
+            if not self._create(self.path):
                 raise ClaimedError(f"'{self.output}' was just claimed by another process. Wait for it.")
         finally:
             grave.unlink(missing_ok=True)
-
-    def _is_alive(self, found: str) -> bool:
-        maker = _maker(found)
-        if maker is not None and not _is_running(maker):
-            return False
-        try:
-            return self._age(self.path) <= CLAIM_EXPIRY_S
-        except FileNotFoundError:  # just let go
-            return False
-
-    def _age(self, path: Path) -> float:
-        """Seconds between a file's date and now, by the file system's own clock, whichever is later."""
-        probe = self._beside(uuid.uuid4().hex[:16])
-        try:
-            date = path.stat().st_mtime
-            probe.touch()
-            return abs(probe.stat().st_mtime - date)  # a date in the future is as wrong as an old one
-        finally:
-            with suppress(OSError):
-                probe.unlink(missing_ok=True)
-
-    def _beside(self, tag: str) -> Path:
-        return self.path.with_name(f".{self.path.name}.{tag}.tmp")
 
     def _beat(self) -> None:
         while not self._stop.wait(CLAIM_HEARTBEAT_S):
             with suppress(OSError):
                 if self._is_mine():
                     os.utime(self.path)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def _is_alive(path: Path, content: str) -> bool:
+    """Whether the process that made a claim may still be at work."""
+    maker = _maker(content)
+    if maker is not None and not _is_running(maker):
+        return False
+    try:
+        return _age(path) <= CLAIM_EXPIRY_S
+    except FileNotFoundError:  # just let go
+        return False
+
+
+def _age(path: Path) -> float:
+    """Seconds between a file's date and now by the file system's own clock, whichever is later."""
+    date = path.stat().st_mtime
+    with TemporaryFile(dir=path.parent) as probe:  # without a name, so that a kill leaves nothing
+        now = os.fstat(probe.fileno()).st_mtime
+    return abs(now - date)  # a date in the future is as wrong as an old one
 
 
 @cache

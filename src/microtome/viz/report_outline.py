@@ -11,7 +11,7 @@ from microtome.annotations.geojson import read_polygons
 from microtome.viz.report_inputs import Frame
 
 TOLERANCE_PX = 0.75
-"""How far, in thumbnail pixels, a drawn outline may run from the polygon's."""
+"""Detail of less than this many thumbnail pixels is left out; where a ring starts it may be half as much again."""
 
 
 def outline_path(path: Path, frame: Frame) -> str:

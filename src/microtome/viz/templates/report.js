@@ -120,6 +120,7 @@
     }
   }, { rootMargin: "300px" });
   all(".stage").forEach((stage) => watcher.observe(stage));
+  window.addEventListener("beforeprint", () => all(".stage").forEach((stage) => { underlay(stage); redraw(stage); }));
 
   const colourOf = (chip) => getComputedStyle(one("i", chip)).backgroundColor.match(/\d+/g).slice(0, 3).map(Number);
 
