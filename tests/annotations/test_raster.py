@@ -72,8 +72,8 @@ def test_rasterise_is_a_test_of_pixel_centres(points, box):
     x = box.x + (np.arange(17) + 0.5) * box.width / 17
     y = box.y + (np.arange(13) + 0.5) * box.height / 13
     xs, ys = np.meshgrid(x, y)
-    clear = shapely.distance(shapely.points(xs, ys), ring.boundary) > 1e-6
-    assert np.array_equal(mask[clear], shapely.contains_xy(ring, xs, ys)[clear])
+    clear = np.asarray(shapely.distance(np.asarray(shapely.points(xs, ys)), ring.boundary)) > 1e-6
+    assert np.array_equal(mask[clear], np.asarray(shapely.contains_xy(ring, xs, ys))[clear])
 
 
 def test_overlapping_polygons_are_united():

@@ -73,7 +73,7 @@ def test_16_bits_stay_16_bits(tmp_path, shared):
         np.testing.assert_allclose(slide.read(Box.of(slide.size))[:, :, 0], image[:, :, 0] / 257, atol=0.51)
     colour = whole(shared / "data/wsi_odd/large_image_test_RGBA_16.png")
     assert colour.dtype == np.uint16
-    assert len(np.unique(colour)) > 256
+    assert (colour % 257 != 0).any()  # more than 8 bits widened
 
 
 def test_resolution(tmp_path):

@@ -1,8 +1,6 @@
 """Claims: one at a time, and the dead do not block."""
 
 import errno
-import hashlib
-import io
 import multiprocessing
 import os
 import subprocess
@@ -210,8 +208,7 @@ def test_processes_exclude_each_other(tmp_path: Path) -> None:
 
 
 def _grave(claim: Claim, content: str) -> Path:
-    name = hashlib.sha256(claim.path.read_bytes()).hexdigest()[:16]
-    path = claim.path.with_name(f".{claim.path.name}.{name}.tmp")
+    path = claim._grave(claim.path.read_text())
     path.write_text(content)
     return path
 
@@ -251,25 +248,41 @@ def test_a_burial_by_another_machine_is_waited_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_killed_claimants_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    claim = Claim(tmp_path / "a")
+    left = [claim._grave("some dead claim"), tmp_path / ".a.claim.12-0123abcd.tmp", tmp_path / ".a.12-0123abcd.tmp"]
+    for path in left:
+        path.write_text("x")
+    with claim:
+        assert list(tmp_path.iterdir()) == [claim.path]
+
+
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputWriteError), Claim(tmp_path / "file" / "a"):
         pass
 
 
-def test_no_space_for_the_claim_leaves_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
+def test_no_space_for_the_claim_is_explained_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_: Any, **__: Any) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    claim, plain = Claim(tmp_path / "a"), Path.open
-
-    def open_full(self: Path, *arguments: Any, **named: Any) -> Any:
-        plain(self, *arguments, **named).close()
-        return Full()
-
-    monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(OutputWriteError), claim:
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputWriteError), Claim(tmp_path / "a"):
         pass
-    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with Claim(tmp_path / "a") as claim:
+        claim.check()
+        with pytest.raises(ClaimedError), Claim(tmp_path / "a"):
+            pass
     assert list(tmp_path.iterdir()) == []

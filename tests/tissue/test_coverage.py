@@ -20,9 +20,9 @@ def exact(polygons, boxes):
     return shapely.area(shapely.intersection(shapely.box(x, y, x + w, y + h), polygons)) / (w * h)
 
 
-box_rows = hnp.arrays(
-    np.int64, st.tuples(st.integers(1, 30), st.just(4)), elements=st.integers(1, 150)
-).map(lambda a: a - [60, 60, 0, 0])
+box_rows = hnp.arrays(np.int64, st.tuples(st.integers(1, 30), st.just(4)), elements=st.integers(1, 150)).map(
+    lambda a: a - [60, 60, 0, 0]
+)
 
 
 @settings(max_examples=60)

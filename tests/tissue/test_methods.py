@@ -20,9 +20,10 @@ from tests.conftest import golden_cases, require_case
 def slide_of(case, shared):
     said = json.loads((case / "case.json").read_text())["inputs"]["slide"]
     for path in (shared / "data/wsi").rglob("*"):
-        if path.is_file() and path.stat().st_size == said["bytes"]:
-            if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == said["md5"]:
-                return open_slide(path)
+        if not path.is_file() or path.stat().st_size != said["bytes"]:
+            continue
+        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == said["md5"]:
+            return open_slide(path)
     return pytest.fail(f"the slide {said['name']} of case {case.name} is not under data/wsi")
 
 

@@ -1,5 +1,6 @@
 """Output folders as a run leaves them, small, for tests of the report; written by the project's own writers."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import shapely
 
 from microtome.annotations.geojson import Annotation, write_polygons
 from microtome.encoders.base import Card
+from microtome.features.bag import BagContent, write_bag_file
 from microtome.geometry import Box, Size
 from microtome.storage import recipe_text, write_json
 from microtome.tasks.cluster_tables import ClusterSummary, write_assignment, write_summary, write_table
@@ -48,6 +50,7 @@ FRAMES = {
     "B 7 (2) & 'more'": (Box(0, 0, 2400, 5000), Size(307, 640)),
     "C-unreadable": (Box(0, 0, 4000, 4000), Size(512, 512)),
 }
+UNREADABLE = [[1440, 1680, 240, 240], [2160, 2400, 240, 240]]
 
 
 def tissue_of(box: Box) -> shapely.MultiPolygon:
@@ -80,7 +83,8 @@ def boxes_on(tissue: shapely.MultiPolygon, box: Box) -> np.ndarray:
     ys = np.arange(box.y - box.y % TILE_PX0, box.bottom, TILE_PX0)
     grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
     kept = grid[shapely.contains_xy(tissue, *(grid + TILE_PX0 / 2).T)]
-    return np.hstack([kept, np.full_like(kept, TILE_PX0)]).astype(np.int64)
+    boxes: np.ndarray = np.hstack([kept, np.full_like(kept, TILE_PX0)]).astype(np.int64)
+    return boxes
 
 
 def slide_rows() -> list[SlideRow]:
@@ -127,9 +131,25 @@ def write_cohort(root: Path, *, clusters: bool = True) -> OutputFolder:
             boxes_by_slide[row.slide_id] = write_slide(folder, row, seed=number)
     write_slide_rows(folder.slides_csv, rows)
     write_run_record(folder.run_json, run_record())
+    write_features(folder, "C-unreadable", UNREADABLE, why="JPEG <broken>")
     if clusters:
         write_clusters(folder, boxes_by_slide)
     return folder
+
+
+def write_features(folder: OutputFolder, slide_id: str, unreadable: list[list[int]], *, why: str) -> None:
+    """A feature file of one readable tile and some that are not."""
+    path = folder.features("texture_224px_0.5") / f"{slide_id}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = BagContent(
+        boxes=np.array([[0, 0, TILE_PX0, TILE_PX0]], np.int64),
+        rows=np.array([0]),
+        unreadable=np.array(unreadable, np.int64),
+        unreadable_rows=np.arange(1, 1 + len(unreadable)),
+        unreadable_errors=(why,) * len(unreadable),
+        attrs={"slide_id": slide_id},
+    )
+    write_bag_file(path, content, [np.zeros((1, 3), np.float32)], dim=3, dtype="float32")
 
 
 def write_slide(folder: OutputFolder, row: SlideRow, *, seed: int) -> np.ndarray:
@@ -160,20 +180,23 @@ def write_slide(folder: OutputFolder, row: SlideRow, *, seed: int) -> np.ndarray
 
 def clusters_at(boxes: np.ndarray) -> np.ndarray:
     """Clusters in bands across the slide."""
-    return ((boxes[:, 0] + 2 * boxes[:, 1]) // 1900 % N_CLUSTERS).astype(np.int64)
+    bands: np.ndarray = (boxes[:, 0] + 2 * boxes[:, 1]) // 1900 % N_CLUSTERS
+    return bands
 
 
 def write_clusters(folder: OutputFolder, boxes_by_slide: dict[str, np.ndarray], *, made_from: str = "k1") -> None:
     """Write assignments, summary, montages and a UMAP."""
     rng = np.random.default_rng(5)
     recipe = recipe_text({"clusters": made_from, "features": "f"})
-    points: dict[str, list] = {"slide_id": [], "row": [], "umap_x": [], "umap_y": [], "cluster": []}
+    points: dict[str, list[object]] = {"slide_id": [], "row": [], "umap_x": [], "umap_y": [], "cluster": []}
     for slide_id, boxes in boxes_by_slide.items():
         found = clusters_at(boxes)
         distances = rng.random(len(found), dtype=np.float32)
         write_assignment(folder.clusters / f"{slide_id}.parquet", boxes, found, distances, recipe=recipe)
         xy = np.stack([3 * np.cos(found * 1.7), 2 * np.sin(found * 1.7)], axis=1) + rng.normal(0, 0.6, (len(found), 2))
-        columns = (slide_id for _ in found), range(len(found)), xy[:, 0], xy[:, 1], found
+        columns: tuple[Iterable[object], ...] = (
+            [slide_id] * len(found), range(len(found)), xy[:, 0], xy[:, 1], found
+        )  # fmt: skip
         for column, values in zip(points.values(), columns, strict=True):
             column.extend(values)
     write_table(folder.clusters / "umap.parquet", points, recipe=recipe)

@@ -178,7 +178,7 @@ def coloured(page):
     """Colours in the map of the first card that are not transparent, and how many pixels they have."""
     return page.execute_script(
         """
-        const map = document.querySelector('.card canvas.clusters, .card img.clusters');
+        const map = document.querySelector('.card canvas.clusters') || document.querySelector('.card img.clusters');
         const canvas = document.createElement('canvas');
         canvas.width = map.naturalWidth || map.width; canvas.height = map.naturalHeight || map.height;
         const pen = canvas.getContext('2d'); pen.drawImage(map, 0, 0);
@@ -210,6 +210,7 @@ def test_one_cluster_alone(page):
 def test_enlarge_step_and_close_by_keyboard(page):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     def press(key):
         ActionChains(page).send_keys(key).perform()
@@ -228,8 +229,9 @@ def test_enlarge_step_and_close_by_keyboard(page):
     assert one(page, "#viewer-name").text == "C-unreadable"
     assert one(page, "#viewer .layers input[data-layer=outline]").is_displayed()
     press(Keys.ESCAPE)
+    at_home = "return document.querySelectorAll('.card .enlarge > .stage').length === 3"
+    WebDriverWait(page, 10).until(lambda driver: driver.execute_script(at_home))  # the close event comes later
     assert shown(page, "#viewer") == 0
-    assert page.execute_script("return document.querySelectorAll('.card .enlarge > .stage').length") == 3
     assert page.execute_script("return document.activeElement.closest('.card').dataset.slide") == "C-unreadable"
     assert shown(page, "#gallery > .layers") == 1
 

@@ -133,16 +133,19 @@ def polygons_from_mask(mask: Bool[np.ndarray, "h w"], *, box: Box, simplify_px: 
         )
     if not mask.any():
         return shapely.MultiPolygon()
-    scale = np.array([box.width / mask.shape[1], box.height / mask.shape[0]])
     corners, ring, piece = _rings(mask)
     starts = np.flatnonzero(np.diff(ring, prepend=-1))
     ring_piece = piece[starts]
     # the shell of each piece first, then its holes
     order = np.lexsort((_clockwise(corners, starts) <= 0, ring_piece))
-    rings = np.asarray(shapely.linearrings(corners * scale + np.array([box.x, box.y], np.float64), indices=ring))
+    # multiplied before divided, so that the mask's outer edges are those of the box to the last bit
+    places = corners * [box.width, box.height] / [mask.shape[1], mask.shape[0]] + [box.x, box.y]
+    rings = np.asarray(shapely.linearrings(places, indices=ring))
     polygons = shapely.polygons(rings[order], indices=ring_piece[order] - 1)
     outlined = _as_multi(np.asarray(polygons))
-    return outlined if simplify_px == 0 else _simplified(outlined, simplify_px * float(scale.max()))
+    if simplify_px == 0:
+        return outlined
+    return _simplified(outlined, simplify_px * max(box.width / mask.shape[1], box.height / mask.shape[0]))
 
 
 def _clockwise(corners: Int64[np.ndarray, "n 2"], starts: Int64[np.ndarray, " rings"]) -> Int64[np.ndarray, " rings"]:

@@ -14,7 +14,7 @@ from microtome.encoders.base import Card, Encoder
 from microtome.errors import ConfigError, EncoderOutputError, ModalityError, TileSizeError
 
 MIN_TILE_PX = 32
-"""Least height and width of a tile: the coarsest texture scale still has two samples across it."""
+"""Least height and width of a tile: one cell of the coarsest texture scale."""
 
 
 def _stain_features() -> list[tuple[str, str]]:
@@ -24,15 +24,18 @@ def _stain_features() -> list[tuple[str, str]]:
             (f"{key}_std", f"{name}: standard deviation, OD"),
             (
                 f"{key}_asymmetry",
-                f"{name}: (q95 + q5 - 2 q50) / (q95 - q5), -1 to 1; > 0 where few pixels are dark",
+                f"{name}: (q95 + q5 - 2 q50) / (q95 - q5 + 0.02 OD), -1 to 1; > 0 where few pixels are dark",
             ),
         ]
     return [
         *rows,
         ("residual_std", "what neither stain explains: standard deviation, OD"),
-        ("h_share", "haematoxylin's share of both stains, 0 to 1; 0.5 where nothing absorbs"),
-        ("blue_share", "share of all absorption that is in blue, 0 to 1; 1/3 where nothing absorbs"),
-        ("h_e_correlation", "correlation of haematoxylin and eosin, -1 to 1; 0 where either is flat"),
+        ("h_share", "haematoxylin's share of both stains, 0 to 1; goes to 0.5 as they fall from 0.2 OD to 0"),
+        (
+            "blue_share",
+            "blue's share of the absorption in R, G and B, 0 to 1; goes to 1/3 as their sum falls from 0.2 OD to 0",
+        ),
+        ("h_e_correlation", "correlation of haematoxylin and eosin, -1 to 1; goes to 0 as either nears the noise"),
         ("od_q5", "optical density (mean of R, G, B): 5th percentile, OD"),
         ("od_q95", "optical density: 95th percentile, OD"),
     ]
@@ -40,17 +43,23 @@ def _stain_features() -> list[tuple[str, str]]:
 
 def _band_features() -> list[tuple[str, str]]:
     def detail(px: int) -> str:
-        return f"detail of a period of {3 * px}-{6 * px} px"
+        return f"detail of a period of {2 * px}-{5 * px} px"
 
     return [
-        ("h_energy_1px", f"haematoxylin: ln(0.01 + root mean square) of {detail(1)}, ln OD"),
+        (
+            "od_over_h_1px",
+            "ln(0.01 + root mean square) of single pixels' detail (period 2-4 px) in the optical density of luma, less "
+            "that of h_energy_2px",
+        ),
+        ("od_spread_1px", "that detail: mean magnitude / root mean square, 0 to 1; low if sparse"),
+        ("h_energy_2px", f"haematoxylin: ln(0.01 + root mean square) of {detail(2)}, ln OD"),
         *(
             (f"h_rise_{px}px", f"haematoxylin: that of {detail(px)} less that of half the scale")
-            for px in (2, 4, 8, 16, 32)
+            for px in (4, 8, 16, 32)
         ),
         *(
             (f"e_over_h_{px}px", f"eosin less haematoxylin: ln(0.01 + root mean square) of {detail(px)}")
-            for px in (1, 4, 16)
+            for px in (2, 4, 16)
         ),
         *(
             (
@@ -64,7 +73,7 @@ def _band_features() -> list[tuple[str, str]]:
                 f"h_spread_{px}px",
                 f"haematoxylin, {detail(px)}: mean magnitude / root mean square, 0 to 1; low if sparse",
             )
-            for px in (1, 4, 16)
+            for px in (4, 16)
         ),
         *((f"h_e_detail_{px}px", f"correlation of haematoxylin and eosin, {detail(px)}, -1 to 1") for px in (2, 8)),
     ]
@@ -78,24 +87,22 @@ def _pattern_features() -> list[tuple[str, str]]:
         ("mixed", "darker neighbours in more than one run (line, crossing)"),
     )
     return [
-        (f"lbp_{key}_{px}px", f"share of pixels with {meaning}, {px} px away, 0 to 1")
-        for px in (1, 2, 4)
+        (f"lbp_{key}_{px}px", f"share of {px} px cells with {meaning}, 0 to 1")
+        for px in (2, 4, 8)
         for key, meaning in classes
     ]
 
 
 def _edge_features() -> list[tuple[str, str]]:
-    def edges(key: str, what: str) -> list[tuple[str, str]]:
+    def edges(key: str, px: int, within: int) -> list[tuple[str, str]]:
+        what = f"of optical density in {px} px cells"
         return [
-            (f"edge_{key}", f"ln(0.01 + mean gradient) of optical density, {what}, ln OD/px"),
-            (f"coherence_{key}", f"how far edges that are close run in one direction, {what}, 0 to 1"),
+            (f"edge_{key}", f"ln(0.01 + mean gradient) {what}, ln OD per cell"),
+            (f"coherence_{key}", f"how far edges within {within} px run in one direction, {what}, 0 to 1"),
             (f"direction_{key}", f"how far edges of the whole tile run in one direction, {what}, 0 to 1"),
         ]
 
-    return [
-        *edges("fine", "at 1 px, within 12 px"),
-        *edges("coarse", "at 4 px, within 48 px"),
-    ]
+    return [*edges("fine", 2, 12), *edges("coarse", 4, 48)]
 
 
 def _nuclear_features() -> list[tuple[str, str]]:
@@ -111,8 +118,8 @@ def _nuclear_features() -> list[tuple[str, str]]:
             "nuclei_regularity",
             "that over what points at random would have; < 1 clumped, > 1 spread; 1 with fewer than 2",
         ),
-        ("nuclei_h", "mean haematoxylin in nuclei, OD"),
-        ("nuclei_h_std", "standard deviation of haematoxylin in nuclei, OD"),
+        ("nuclei_h", "mean haematoxylin in nuclei and in dark areas of any other size, OD; 0 where there are none"),
+        ("nuclei_h_std", "standard deviation of haematoxylin there, OD"),
     ]
 
 
@@ -127,13 +134,13 @@ def _ground_features() -> list[tuple[str, str]]:
 
 def _lumen_features() -> list[tuple[str, str]]:
     return [
-        ("white_share", "share of pixels with an OD below 0.2 (lumen, fat, glass), 0 to 1"),
+        ("white_share", "share of 2 px cells with an OD below 0.2 (lumen, fat, glass), 0 to 1"),
         (
             "white_depth",
-            "ln(1 + mean distance of white pixels to the nearest that is not, px, each at most 64)",
+            "ln(1 + mean distance of white to what is not, px, each at most 64), in 4 px cells",
         ),
-        ("white_pieces", "ln(1 + white areas of at least 30 px per 10 000 px)"),
-        ("dark_share", "ln(1 + percentage of pixels with an OD above 1.5: ink, folds, pigment)"),
+        ("white_pieces", "ln(1 + white areas of at least 30 px per 10 000 px), in 4 px cells"),
+        ("dark_share", "ln(1 + percentage of 2 px cells with an OD above 1.5: ink, folds, pigment)"),
     ]
 
 
@@ -158,7 +165,7 @@ _CARD = Card(
     modality="brightfield",
     pooling="statistics over the tile's pixels and nuclei",
     precision="fp32",
-    revision="1",
+    revision="2",
     licence="Apache-2.0",
     paper="https://pubmed.ncbi.nlm.nih.gov/11531144/",
     citation=(
@@ -180,8 +187,8 @@ CARDS = {"texture": _CARD}
 class Texture(Encoder):
     """Statistics of colour, texture, edges, nuclei and lumen; see :data:`TEXTURE_FEATURES`.
 
-    Each tile is measured by itself, so its vector never depends on the batch; the work releases the GIL, so
-    several threads may share one instance. Picklable.
+    Each tile is measured by itself, so its vector never depends on the batch, though a call of OpenCV or NumPy serves
+    up to 16 tiles. Those calls release the GIL, so several threads may share one instance and gain by it. Picklable.
     """
 
     card = _CARD

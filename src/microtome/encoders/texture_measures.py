@@ -1,7 +1,8 @@
 """The measurements behind the ``texture`` encoder: many tiles per call, in OpenCV and NumPy.
 
 Tiles of a chunk lie below each other in one tall image, so that a call serves all of them and Python's own share of
-the time is small; a chunk is small enough for its planes to stay in the processor's second cache. No value depends on
+the time is small; a chunk is small enough for its planes to stay in the
+processor's caches. No value depends on
 what else is in the chunk: filters work on tiles mirrored at their borders (the edge pixel repeated), no filter keeps a
 running sum, and sums run over one tile at a time in an order that only its own pixels decide.
 
@@ -21,12 +22,12 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from microtome.encoders.texture_objects import WHITE_OD, ground_values, lumen_values, nuclear_values
-from microtome.encoders.texture_stacks import count_levels, pad
+from microtome.encoders.texture_stacks import BINOMIAL_5, MEAN_3, count_levels, filter_each, pad
 from microtome.stain import od_table, unmixing_matrix
 
 cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
 
-_CHUNK_PX = 6 * 224 * 224  # pixels whose planes fit a second cache of 1 to 2 MB
+_CHUNK_PX = 16 * 224 * 224  # pixels at a time: enough to make Python's share small, some 30 MB at work
 
 _OD_MAX = 2.55  # intensity 20 of 255; denser is ink, a fold or dirt, and must not outweigh tissue
 _OD = np.minimum(od_table(), np.float32(_OD_MAX))
@@ -34,6 +35,7 @@ _STEPS_PER_OD = 100.0  # planes are also kept as 8 bits in steps of 0.01 OD, for
 _OD_STEPS = np.rint(_OD * _STEPS_PER_OD).astype(np.uint8)
 # Rows that turn the OD of R, G, B into haematoxylin, eosin, mean OD and residual.
 _UNMIX = unmixing_matrix().T
+_DYES = np.linalg.inv(unmixing_matrix())  # rows haematoxylin, eosin, residual: OD of R, G, B per concentration
 _MIXES = [row[None] for row in np.vstack([_UNMIX[:2], np.full((1, 3), 1 / 3), _UNMIX[2:]]).astype(np.float32)]
 _H_PLANE, _E_PLANE, _OD_PLANE = range(3)
 _N_SCALED = 3  # of these, those that are looked at on several scales: all but the residual
@@ -46,14 +48,16 @@ _E_LEVELS = (0, 1, 3)
 _SKEW_LEVELS = (0, 1, 2, 3)
 _SPREAD_LEVELS = (1, 3)
 _CORRELATION_LEVELS = (0, 2)
-_BINOMIAL = np.array([1, 4, 6, 4, 1], dtype=np.float32) / 16
-_EVENLY_3 = np.full(3, 1 / 3, dtype=np.float32)
 
 _NORMAL_SPREAD = (2 / np.pi) ** 0.5  # of normally distributed values
 
 _LBP_LEVELS = (0, 1, 2)
 _LBP_TOLERANCE = 3  # steps of 0.01 OD: JPEG noise must not make patterns
 _EDGE_NOISE = _NOISE_OD / 2  # of a gradient per cell: a Sobel filter leaves about half of the pixels' noise
+
+# Freeing one large block tells glibc's allocator to keep freed blocks of up to its size. Else each plane would be
+# mapped and zeroed anew, page by page, which took a fifth of the time. It costs no memory: nothing writes to it.
+np.empty(30 << 20, dtype=np.uint8)
 
 Stack = Float32[np.ndarray, "n h w"]
 Smaller = Float32[np.ndarray, "n H W"]
@@ -77,7 +81,7 @@ def measure_tiles(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "
 def _measure_chunk(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "n d"]:
     h, w = images.shape[1:3]
     images = np.ascontiguousarray(images[:, : h // 2 * 2, : w // 2 * 2])
-    planes, blue_share = _unmix(images)
+    planes = _unmix(images)
     levels = [planes[:_N_SCALED]]
     while len(levels) < _LEVELS:
         levels.append(_halve(levels[-1]))
@@ -85,7 +89,7 @@ def _measure_chunk(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, 
     white = (od < WHITE_OD).view(np.uint8)
     blobs, nuclear = nuclear_values(planes[_H_PLANE], around=levels[2][_H_PLANE])
     columns = [
-        *_stain_values(planes, blue_share),
+        *_stain_values(planes),
         *_band_values(images, levels),
         *_pattern_values([_to_steps(levels[level][_OD_PLANE]) for level in _LBP_LEVELS]),
         *_edge_values(od, cell=2),
@@ -97,8 +101,8 @@ def _measure_chunk(images: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, 
     return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
 
 
-def _unmix(images: UInt8[np.ndarray, "n h w 3"]) -> tuple[Float32[np.ndarray, "4 n H W"], Column]:
-    """Haematoxylin, eosin, mean optical density and residual of 2 px cells; blue's share of what is absorbed."""
+def _unmix(images: UInt8[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "4 n H W"]:
+    """Haematoxylin, eosin, mean optical density and residual of 2 px cells."""
     n, h, w = (images.shape[0], images.shape[1] // 2, images.shape[2] // 2)
     half = cv2.resize(images.reshape(-1, 2 * w, 3), (w, n * h), interpolation=cv2.INTER_AREA)
     density = cv2.LUT(half, _OD)
@@ -106,9 +110,7 @@ def _unmix(images: UInt8[np.ndarray, "n h w 3"]) -> tuple[Float32[np.ndarray, "4
     for plane, row in zip(planes, _MIXES, strict=True):
         # One plane at a time and into a plane of its own: several times faster than all at once and a split.
         cv2.transform(density, row, dst=plane)
-    red, green, blue = _means(np.stack([plane.reshape(n, -1) for plane in cv2.split(density)]))
-    absorbed = red + green + blue
-    return planes.reshape(-1, n, h, w), _faded(blue, absorbed, 1 / 3)
+    return planes.reshape(-1, n, h, w)
 
 
 def _halve(stacks: Float32[np.ndarray, "k n h w"]) -> Float32[np.ndarray, "k n H W"]:
@@ -123,17 +125,6 @@ def _shrink(stack: Stack, factor: int) -> Smaller:
     small = cv2.resize(whole.reshape(-1, w * factor), (w, n * h), interpolation=cv2.INTER_AREA)
     cells: np.ndarray = small.reshape(n, h, w)
     return cells
-
-
-def _blur(stack: Stack, kernel: Float32[np.ndarray, " k"]) -> Stack:
-    """Separable filter of each tile by itself, mirrored at its border."""
-    n, h, w = stack.shape
-    margin = len(kernel) // 2
-    padded = pad(stack, margin)
-    # sepFilter2D sums anew at each pixel; a box filter's running sums would carry rounding from tile to tile.
-    smooth = cv2.sepFilter2D(padded.reshape(-1, w + 2 * margin), -1, kernel, kernel)
-    inner: np.ndarray = smooth.reshape(padded.shape)[:, margin : margin + h, margin : margin + w]
-    return inner
 
 
 def _to_steps(stack: Stack) -> UInt8[np.ndarray, "n h w"]:
@@ -155,8 +146,8 @@ def _means(stack: Float32[np.ndarray, "*k p"]) -> Float64[np.ndarray, "*k"]:
 
 
 def _mean_products(a: Float32[np.ndarray, "n p"], b: Float32[np.ndarray, "n p"]) -> Column:
-    products: np.ndarray = np.einsum("np,np->n", a, b).astype(np.float64) / a.shape[1]
-    return products
+    # Not einsum: it sums a single row in another order than several.
+    return _means(a * b)
 
 
 def _rms(a: Float32[np.ndarray, "n p"]) -> Column:
@@ -166,7 +157,8 @@ def _rms(a: Float32[np.ndarray, "n p"]) -> Column:
 
 def _correlations(a: Float32[np.ndarray, "n p"], b: Float32[np.ndarray, "n p"]) -> Column:
     """Correlation of planes of mean 0, fading to 0 as either nears the noise."""
-    return np.clip(_mean_products(a, b) / (_with_noise(_rms(a)) * _with_noise(_rms(b))), -1, 1)
+    together: np.ndarray = _mean_products(a, b) / (_with_noise(_rms(a)) * _with_noise(_rms(b)))
+    return together.clip(-1, 1)
 
 
 def _with_noise(rms: Column) -> Column:
@@ -184,23 +176,27 @@ def _faded(part: Column, whole: Column, neutral: float) -> Column:
     return share
 
 
-def _stain_values(planes: Float32[np.ndarray, "4 n h w"], blue_share: Column) -> list[Column]:
-    flat = planes.reshape(*planes.shape[:2], -1)
-    means = _means(flat)
-    centred = flat - means[..., None].astype(np.float32)
-    h, e, _, residual = centred
-    h_mean, e_mean = np.maximum(means[_H_PLANE], 0), np.maximum(means[_E_PLANE], 0)
-    od = _quantiles(_to_steps(planes[_OD_PLANE]), (0.05, 0.95))
+def _stain_values(planes: Float32[np.ndarray, "4 n h w"]) -> list[Column]:
+    h, e, _, residual = flat = planes.reshape(*planes.shape[:2], -1)
+    h_mean, e_mean, od_mean, residual_mean = _means(flat)
+    h_var, e_var, residual_var = (
+        np.maximum(_mean_products(plane, plane) - mean**2, 0)
+        for plane, mean in ((h, h_mean), (e, e_mean), (residual, residual_mean))
+    )
+    noise = _NOISE_OD**2
+    together = (_mean_products(h, e) - h_mean * e_mean) / np.sqrt((h_var + noise) * (e_var + noise))
+    blue = _DYES[0, 2] * h_mean + _DYES[1, 2] * e_mean + _DYES[2, 2] * residual_mean
+    h_dyed, e_dyed = np.maximum(h_mean, 0), np.maximum(e_mean, 0)
     return [
-        _rms(h),
+        np.sqrt(h_var),
         _asymmetry(planes[_H_PLANE]),
-        _rms(e),
+        np.sqrt(e_var),
         _asymmetry(planes[_E_PLANE]),
-        _rms(residual),
-        _faded(h_mean, h_mean + e_mean, 0.5),
-        blue_share,
-        _correlations(h, e),
-        *od.T,
+        np.sqrt(residual_var),
+        _faded(h_dyed, h_dyed + e_dyed, 0.5),
+        _faded(blue, 3 * od_mean, 1 / 3),
+        np.clip(together, -1, 1),
+        *np.maximum(_quantiles(_to_steps(planes[_OD_PLANE]), (0.05, 0.95)), 0).T,
     ]
 
 
@@ -213,7 +209,7 @@ def _quantiles(steps: UInt8[np.ndarray, "n h w"], shares: tuple[float, ...]) -> 
     step = (total[:, None, :] < wanted[:, None]).sum(axis=2)
     here = np.take_along_axis(counts, step, axis=1)
     inside = (wanted - (np.take_along_axis(total, step, axis=1) - here)) / here
-    quantiles: np.ndarray = np.clip(step + inside - 0.5, 0, 255) / _STEPS_PER_OD
+    quantiles: np.ndarray = (step + inside - 0.5) / _STEPS_PER_OD
     return quantiles
 
 
@@ -226,21 +222,17 @@ def _asymmetry(stack: Stack) -> Column:
 # -- texture ----------------------------------------------------------------------------------------------------
 
 
-def _band_values(
-    images: UInt8[np.ndarray, "n h w 3"], levels: list[Float32[np.ndarray, "3 n _ _"]]
-) -> list[Column]:
+def _band_values(images: UInt8[np.ndarray, "n h w 3"], levels: list[Float32[np.ndarray, "3 n _ _"]]) -> list[Column]:
     """Energies, asymmetry, spread and stain correlation of details, from the finest to the coarsest."""
     energies, e_over_h, skews, spreads, correlations = [], [], [], [], []
     for level, planes in enumerate(levels):
-        h = _details(planes[_H_PLANE])
+        h, e = _details(planes[: _E_PLANE + 1])
         rms = _rms(h)
         energies.append(np.log(_NOISE_OD + rms))
-        if level in _E_LEVELS or level in _CORRELATION_LEVELS:
-            e = _details(planes[_E_PLANE])
-            if level in _E_LEVELS:
-                e_over_h.append(np.log(_NOISE_OD + _rms(e)) - energies[-1])
-            if level in _CORRELATION_LEVELS:
-                correlations.append(_correlations(h, e))
+        if level in _E_LEVELS:
+            e_over_h.append(np.log(_NOISE_OD + _rms(e)) - energies[-1])
+        if level in _CORRELATION_LEVELS:
+            correlations.append(_correlations(h, e))
         if level in _SKEW_LEVELS:
             skews.append(np.cbrt(_mean_products(h * h, h)) / _with_noise(rms))
         if level in _SPREAD_LEVELS:
@@ -251,14 +243,17 @@ def _band_values(
     return [*finest, energies[0], *rises, *e_over_h, *skews, *spreads, *correlations]
 
 
-def _details(stack: Stack) -> Float32[np.ndarray, "n p"]:
+def _details(planes: Float32[np.ndarray, "2 n h w"]) -> Float32[np.ndarray, "2 n p"]:
     """What a binomial blur of five cells takes away."""
-    return _rows(stack - _blur(stack, _BINOMIAL))
+    stack = planes.reshape(-1, *planes.shape[2:])
+    details: np.ndarray = stack - filter_each(stack, BINOMIAL_5)
+    return details.reshape(2, planes.shape[1], -1)
 
 
 def _spread(magnitude: Column, rms: Column) -> Column:
     """Mean magnitude over root mean square, as normal noise of 0.01 OD on top would have it."""
-    return np.hypot(magnitude, _NORMAL_SPREAD * _NOISE_OD) / _with_noise(rms)
+    spread: np.ndarray = np.hypot(magnitude, _NORMAL_SPREAD * _NOISE_OD) / _with_noise(rms)
+    return spread
 
 
 def _finest(images: UInt8[np.ndarray, "n h w 3"]) -> tuple[Column, Column]:
@@ -321,10 +316,9 @@ def _pattern_codes(steps: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n h 
 
 
 def _edge_values(stack: Stack, *, cell: int) -> list[Column]:
-    """Log mean gradient per px, and coherence of directions within three cells and over the tile."""
-    n, h, w = stack.shape
+    """Log mean gradient, and coherence of directions within three cells and over the tile."""
     padded = pad(stack, 1)
-    tall = padded.reshape(-1, w + 2)
+    tall = padded.reshape(-1, padded.shape[2])
     dx, dy = (cv2.Sobel(tall, cv2.CV_32F, *axes, ksize=3, scale=1 / 8) for axes in ((1, 0), (0, 1)))
     strength = cv2.magnitude(dx, dy)
     # The gradient with its angle doubled, so that opposite directions add up instead of cancelling.
@@ -332,12 +326,12 @@ def _edge_values(stack: Stack, *, cell: int) -> list[Column]:
     across = cv2.multiply(dx, dy, scale=2)
     strength, along, across = (plane.reshape(padded.shape)[:, 1:-1, 1:-1] for plane in (strength, along, across))
     along, across = _shrink(along, cell), _shrink(across, cell)
-    local = np.hypot(_blur(along, _EVENLY_3), _blur(across, _EVENLY_3))
+    local = _rows(filter_each(along, MEAN_3)) ** 2 + _rows(filter_each(across, MEAN_3)) ** 2
     rows = _rows(strength)
     energy = _mean_products(rows, rows) + _EDGE_NOISE**2
     tile = np.hypot(_means(_rows(along)), _means(_rows(across)))
     return [
         np.log(_NOISE_OD + _means(rows)),
-        np.minimum(_means(_rows(local)) / energy, 1.0),
+        np.minimum(_means(np.sqrt(local)) / energy, 1.0),
         np.minimum(tile / energy, 1.0),
     ]

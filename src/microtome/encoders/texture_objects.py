@@ -11,18 +11,16 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from scipy.spatial import cKDTree
 
-from microtome.encoders.texture_stacks import label, pad, spaced
+from microtome.encoders.texture_stacks import BINOMIAL_3, MEAN_5, filter_each, find_runs, label, spaced
 
 cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
 
 _CELL_PX = 2
 _NUCLEUS_OVER_LOCAL = 0.12  # OD above the mean of the surroundings
 _NUCLEUS_FLOOR = 0.25  # OD; fainter haematoxylin is no nucleus whatever surrounds it
-_SURROUNDINGS = np.full(5, 1 / 5, dtype=np.float32)  # cells of 8 px: 40 px, some three nuclei wide at 0.5 µm/px
 _NUCLEUS_AREA_PX = (30, 3000)  # up to a few that touch
 _FAR_PX = 64.0  # distances are cut here, so that small tiles compare with large ones
 _CENTRE_STEPS = 64  # per cell: centres on a grid of powers of two, so that differences are exact in any tile
-_BLUR = np.array([1, 2, 1], dtype=np.float32) / 4
 
 WHITE_OD = 0.2
 _DARK_OD = 1.5
@@ -44,8 +42,6 @@ class Nuclei:
         centre_px: Centre x y in tile pixels, to 1/32 px.
         elongation: 1 - short axis / long axis.
         angle: Direction of the long axis, radians.
-        pixel_tile: Tile of each 2 px cell of a nucleus.
-        pixel_h: Haematoxylin in it, OD.
     """
 
     tile: Int64[np.ndarray, " m"]
@@ -53,8 +49,6 @@ class Nuclei:
     centre_px: Float64[np.ndarray, "m 2"]
     elongation: Float64[np.ndarray, " m"]
     angle: Float64[np.ndarray, " m"]
-    pixel_tile: Int64[np.ndarray, " p"]
-    pixel_h: Float64[np.ndarray, " p"]
 
 
 def nuclear_values(h: Stack, around: Float32[np.ndarray, "n _ _"]) -> tuple[Masks, list[Column]]:
@@ -68,57 +62,52 @@ def nuclear_values(h: Stack, around: Float32[np.ndarray, "n _ _"]) -> tuple[Mask
         Masks of all blobs, 1 or 0; ten columns.
     """
     blobs = find_blobs(h, around)
-    nuclei = measure_blobs(h, blobs)
-    return blobs, _summarise(nuclei, len(h), h[0].size * _CELL_PX**2)
+    nuclei = measure_blobs(blobs)
+    return blobs, [*_summarise(nuclei, len(h), h[0].size * _CELL_PX**2), *_staining(h, blobs)]
 
 
 def find_blobs(h: Stack, around: Float32[np.ndarray, "n _ _"]) -> Masks:
     """Cells where smoothed haematoxylin exceeds 0.25 OD and its 40 px surroundings by 0.12 OD, as 1 and 0."""
-    n, height, width = h.shape
-    mean = _filtered(around, _SURROUNDINGS)
+    height, width = h.shape[1:]
+    mean = filter_each(around, MEAN_5)  # 40 px, some three nuclei wide at 0.5 µm/px
     limit = np.empty_like(h)
     for tile, coarse in zip(limit, mean, strict=True):
         cv2.resize(coarse, (width, height), dst=tile, interpolation=cv2.INTER_LINEAR)
     np.add(limit, np.float32(_NUCLEUS_OVER_LOCAL), out=limit)
     np.maximum(limit, np.float32(_NUCLEUS_FLOOR), out=limit)
-    blobs: np.ndarray = np.greater(_filtered(h, _BLUR), limit).view(np.uint8)
+    blobs: np.ndarray = np.greater(filter_each(h, BINOMIAL_3), limit).view(np.uint8)
     return blobs
 
 
-def _filtered(stack: Float32[np.ndarray, "n _ _"], kernel: Float32[np.ndarray, " k"]) -> Float32[np.ndarray, "n _ _"]:
-    margin = len(kernel) // 2
-    padded = pad(stack, margin)
-    smooth = cv2.sepFilter2D(padded.reshape(-1, padded.shape[2]), -1, kernel, kernel).reshape(padded.shape)
-    inner: np.ndarray = smooth[:, margin:-margin, margin:-margin]
-    return inner
-
-
-def measure_blobs(h: Stack, blobs: Masks) -> Nuclei:
+def measure_blobs(blobs: Masks) -> Nuclei:
     """Measure the blobs, 4-connected, of 30 to 3000 px, from the moments of their cells."""
     apart = spaced(blobs)
     height, width = apart.shape[1:]
     labels, count = label(apart)
-    flat = np.flatnonzero(apart.view(np.bool_))
-    of = labels.ravel()[flat]
-    cells = np.bincount(of, minlength=count)
+    start, length = find_runs(apart)
+    of = labels.ravel()[start]
+    cells = np.bincount(of, weights=length, minlength=count).astype(np.float64)  # whole numbers if empty
     area_px = cells * _CELL_PX**2
     sized = (area_px >= _NUCLEUS_AREA_PX[0]) & (area_px <= _NUCLEUS_AREA_PX[1])
-    rank = np.cumsum(sized) - 1
     inside = sized[of]
-    flat, of = flat[inside], rank[of[inside]]
-    cells = cells[sized].astype(np.float64)
-    y = flat // width
-    x = flat - y * width
+    start, length = start[inside], length[inside]
+    of = (np.cumsum(sized) - 1)[of[inside]]
+    y = start // width
+    x = start - y * width
     tile = y // height
     y -= tile * height
-    # Sums of whole numbers are exact, so that no rounding depends on the chunk.
-    sx, sy, sxx, syy, sxy = (
-        np.bincount(of, weights=weights, minlength=len(cells)) for weights in (x, y, x * x, y * y, x * y)
+    # Sums over a run of cells, in whole numbers: exact, so that no rounding depends on the chunk.
+    last = x + length - 1
+    run_x = (x + last) * length // 2
+    run_xx = (last * (last + 1) * (2 * last + 1) - (x - 1) * x * (2 * x - 1)) // 6
+    cells = cells[sized]
+    mx, my, mxx, myy, mxy = (
+        np.bincount(of, weights=weights, minlength=len(cells)) / cells
+        for weights in (run_x, y * length, run_xx, y * y * length, y * run_x)
     )
     owner = np.zeros(len(cells), dtype=np.int64)
     owner[of] = tile
-    mx, my = sx / cells, sy / cells
-    elongation, angle = _axes(sxx / cells - mx * mx, syy / cells - my * my, sxy / cells - mx * my)
+    elongation, angle = _axes(mxx - mx * mx, myy - my * my, mxy - mx * my)
     centre = np.rint(np.stack([mx, my], axis=1) * _CENTRE_STEPS) / _CENTRE_STEPS
     return Nuclei(
         tile=owner,
@@ -126,8 +115,6 @@ def measure_blobs(h: Stack, blobs: Masks) -> Nuclei:
         centre_px=(centre + 0.5) * _CELL_PX - 0.5,
         elongation=elongation,
         angle=angle,
-        pixel_tile=tile,
-        pixel_h=h[tile, y, x].astype(np.float64),
     )
 
 
@@ -154,21 +141,14 @@ def _summarise(nuclei: Nuclei, n: int, tile_area_px: int) -> list[Column]:
     log_area = np.log(nuclei.area_px)
     size = mean(log_area, np.log(_NUCLEUS_AREA_PX[0]))
     aligned = [mean(nuclei.elongation * turn(2 * nuclei.angle)) for turn in (np.cos, np.sin)]
-    pixels = np.bincount(nuclei.pixel_tile, minlength=n)
-    stained, squares = (
-        np.bincount(nuclei.pixel_tile, weights=w, minlength=n) / np.maximum(pixels, 1)
-        for w in (nuclei.pixel_h, nuclei.pixel_h**2)
-    )
     return [
-        pixels * (_CELL_PX**2 / tile_area_px),
+        np.bincount(tile, weights=nuclei.area_px, minlength=n) / tile_area_px,
         np.log1p(count * 1e4 / tile_area_px),
         size,
         np.sqrt(mean((log_area - size[tile]) ** 2)),
         mean(nuclei.elongation),
         np.hypot(*aligned),
         *_spacing(nuclei, count, tile_area_px),
-        stained,
-        np.sqrt(np.maximum(squares - stained**2, 0)),
     ]
 
 
@@ -188,6 +168,21 @@ def _spacing(nuclei: Nuclei, count: Int64[np.ndarray, " n"], tile_area_px: int) 
     return np.where(several, mean, _FAR_PX), np.where(several, mean / random, 1.0)
 
 
+def _staining(h: Stack, blobs: Masks) -> list[Column]:
+    """Mean and standard deviation of haematoxylin in blobs of any size."""
+    inside, flat = _weights(blobs), h.reshape(len(h), -1)
+    cells = np.maximum(inside.sum(axis=1).astype(np.float64), 1)
+    inside *= flat
+    mean = inside.sum(axis=1) / cells
+    inside *= flat
+    squares = inside.sum(axis=1) / cells
+    return [mean, np.sqrt(np.maximum(squares - mean**2, 0))]
+
+
+def _weights(masks: Masks) -> Float32[np.ndarray, "n p"]:
+    return masks.reshape(len(masks), -1).astype(np.float32)
+
+
 def ground_values(planes: Float32[np.ndarray, "4 n h w"], white: Masks, blobs: Masks) -> list[Column]:
     """Colour of what is neither lumen nor dark blob: cytoplasm, fibres, mucin.
 
@@ -200,16 +195,15 @@ def ground_values(planes: Float32[np.ndarray, "4 n h w"], white: Masks, blobs: M
         Four columns, 0 where there is no ground.
     """
     h, e, od, residual = planes.reshape(*planes.shape[:2], -1)
-    ground = ((white | blobs) ^ 1).reshape(len(h), -1).astype(np.float32)
-    cells = np.maximum(ground.sum(axis=1, dtype=np.float64), 1)
+    ground = _weights((white | blobs) ^ 1)
+    cells = np.maximum(ground.sum(axis=1).astype(np.float64), 1)
 
     def mean(plane: Float32[np.ndarray, "n p"]) -> Column:
-        means: np.ndarray = np.einsum("np,np->n", plane, ground) / cells
+        means: np.ndarray = (plane * ground).sum(axis=1) / cells
         return means
 
-    od_mean = mean(od)
-    apart = od - od_mean[:, None].astype(np.float32)
-    return [mean(h), mean(e), mean(residual), np.sqrt(mean(apart * apart))]
+    variance = mean(od * od) - mean(od) ** 2
+    return [mean(h), mean(e), mean(residual), np.sqrt(np.maximum(variance, 0))]
 
 
 def lumen_values(od: Stack, od_coarse: Float32[np.ndarray, "n _ _"], white: Masks) -> list[Column]:
@@ -223,7 +217,7 @@ def lumen_values(od: Stack, od_coarse: Float32[np.ndarray, "n _ _"], white: Mask
     Returns:
         Four columns.
     """
-    n, cells = len(od), od[0].size
+    cells = od[0].size
     masks = (od_coarse < WHITE_OD).view(np.uint8)
     depth = np.array([_depth(mask) for mask in masks])
     tile_area_px = masks[0].size * _WHITE_CELL_PX**2
@@ -252,11 +246,11 @@ def _count_pieces(masks: Masks) -> Int64[np.ndarray, " n"]:
     """White areas of at least 30 px in each tile."""
     apart = spaced(masks)
     labels, count = label(apart)
-    flat = np.flatnonzero(apart.view(np.bool_))
-    of = labels.ravel()[flat]
+    start, length = find_runs(apart)
+    of = labels.ravel()[start]
     owner = np.zeros(count, dtype=np.int64)
-    owner[of] = flat // apart[0].size
-    large = np.bincount(of, minlength=count) * _WHITE_CELL_PX**2 >= _WHITE_AREA_PX
+    owner[of] = start // apart[0].size
+    large = np.bincount(of, weights=length, minlength=count) * _WHITE_CELL_PX**2 >= _WHITE_AREA_PX
     large[0] = False
     pieces: np.ndarray = np.bincount(owner[large], minlength=len(masks))
     return pieces

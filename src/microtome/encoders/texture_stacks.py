@@ -4,9 +4,14 @@ from typing import Any
 
 import cv2 as _cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 
 cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
+
+BINOMIAL_3 = np.array([1, 2, 1], dtype=np.float32) / 4
+BINOMIAL_5 = np.array([1, 4, 6, 4, 1], dtype=np.float32) / 16
+MEAN_3 = np.full(3, 1 / 3, dtype=np.float32)
+MEAN_5 = np.full(5, 1 / 5, dtype=np.float32)
 
 
 def pad(stack: Float32[np.ndarray, "n h w"], margin: int) -> Float32[np.ndarray, "n H W"]:
@@ -23,6 +28,17 @@ def pad(stack: Float32[np.ndarray, "n h w"], margin: int) -> Float32[np.ndarray,
         padded[:, :, margin - 1 - i] = padded[:, :, near]
         padded[:, :, margin + w + i] = padded[:, :, far]
     return padded
+
+
+def filter_each(stack: Float32[np.ndarray, "n h w"], kernel: Float32[np.ndarray, " k"]) -> Float32[np.ndarray, "n h w"]:
+    """Separable filter of each tile by itself, mirrored at its border as :func:`pad` does."""
+    h, w = stack.shape[1:]
+    margin = len(kernel) // 2
+    padded = pad(stack, margin)
+    # sepFilter2D sums anew at each pixel; a box filter's running sums would carry rounding from tile to tile.
+    smooth = cv2.sepFilter2D(padded.reshape(-1, w + 2 * margin), -1, kernel, kernel)
+    inner: np.ndarray = smooth.reshape(padded.shape)[:, margin : margin + h, margin : margin + w]
+    return inner
 
 
 def spaced(masks: UInt8[np.ndarray, "n h w"]) -> UInt8[np.ndarray, "n H w"]:
@@ -46,3 +62,16 @@ def label(apart: Shaped[np.ndarray, "n H w"]) -> tuple[np.ndarray, int]:
     """4-connected areas of :func:`spaced` masks, numbered by their first pixel; 0 is the background."""
     count, labels = cv2.connectedComponents(apart.reshape(-1, apart.shape[2]), connectivity=4)
     return labels, count
+
+
+def find_runs(apart: UInt8[np.ndarray, "n H W"]) -> tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]:
+    """Where horizontal runs of ones start in the flat masks, and how long they are; none crosses a row's end."""
+    n, h, w = apart.shape
+    walled = np.zeros((n * h, w + 1), dtype=np.uint8)
+    walled[:, :w] = apart.reshape(-1, w)
+    flat = walled.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        changes = np.concatenate([[0], changes])
+    start, end = changes[::2], changes[1::2]
+    return start - start // (w + 1), end - start

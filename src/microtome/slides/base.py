@@ -26,9 +26,7 @@ from microtome.slides.view import View, display_image
 Fill = Literal["white", "black"]
 Modality = Literal["brightfield", "fluorescence", "multichannel"]
 
-_BAND_PX = (
-    16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
-)
+_BAND_PX = 16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
 _DARK = 60  # a pixel whose brightest channel is below this is background of a fluorescence image
 _BRIGHT = 170  # a pixel whose darkest channel is above this is background of a bright-field image
 
@@ -95,9 +93,7 @@ class Slide(ABC):
             UnreadableRegionError: If any pixel of it cannot be decoded.
         """
 
-    def read_channels(
-        self, level: int, box: Box, channels: tuple[int, ...] | None
-    ) -> Shaped[np.ndarray, "h w c"]:
+    def read_channels(self, level: int, box: Box, channels: tuple[int, ...] | None) -> Shaped[np.ndarray, "h w c"]:
         """Some channels of :meth:`read_native`, by index; None for all. A reader that can decode fewer overrides it."""
         pixels = self.read_native(level, box)
         return pixels if channels is None else pixels[:, :, list(channels)]

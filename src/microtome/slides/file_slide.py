@@ -81,14 +81,15 @@ class FileSlide(Slide):
 
     def _unreadable(self, level: int, box: Box, reason: object) -> SlideError:
         """The error for pixels that cannot be decoded; another one where the file is not the one that was opened."""
-        self._check_unchanged()
+        self.check_unchanged()
         where = f"level {level}, " if level else ""
         return UnreadableRegionError(
             f"Slide '{self.path.name}': the region x={box.x} y={box.y} {box.width}×{box.height} px ({where}{self.reader}) "
             f"cannot be decoded: {reason}. Copy the file again from its source or leave the region out."
         )
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Compare the file's size and date with those at opening."""
         try:
             stat = self.path.stat()
         except OSError as error:

@@ -12,7 +12,26 @@ from microtome.slides.dicom_header import DicomHeader, is_dicom
 from microtome.slides.tiff_index import is_tiff
 from microtome.storage import safe_name
 
-SLIDE_SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".qptiff", ".vsi", ".dcm", ".dicom"})
+SLIDE_SUFFIXES = frozenset(
+    {
+        ".svs",
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".bif",
+        ".vms",
+        ".vmu",
+        ".svslide",
+        ".czi",
+        ".qptiff",
+        ".vsi",
+        ".dcm",
+        ".dicom",
+    }
+)
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".gif", ".webp", ".ppm", ".pgm"})
 _HEAD_BYTES = 132
 
@@ -74,9 +93,7 @@ def list_slides(paths: Sequence[str | Path]) -> SlideListing:
 def find_dicom_slide(folder: Path) -> Path | None:
     """One file of the only DICOM slide in a folder; None where it holds none, or several."""
     try:
-        headers = {
-            p: h for p in sorted(folder.iterdir()) if (h := dicom_header_of(p)) is not None and h.is_slide
-        }
+        headers = {p: h for p in sorted(folder.iterdir()) if (h := dicom_header_of(p)) is not None and h.is_slide}
     except OSError:
         return None
     if len({h.series for h in headers.values()}) != 1:

@@ -116,9 +116,7 @@ def _options(
     window: tuple[float, float] | None,
 ) -> OpenOptions:
     if override and mpp is None:
-        raise ConfigError(
-            "override_mpp needs mpp (--override-mpp needs --mpp): there is nothing that could win."
-        )
+        raise ConfigError("override_mpp needs mpp (--override-mpp needs --mpp): there is nothing that could win.")
     if isinstance(channels, str):
         raise ConfigError(f"channels must be a list of names or indices. Got the text {channels!r}.")
     given = None if mpp is None else Given(mpp, source, override)
@@ -130,7 +128,9 @@ def _probe(path: Path) -> FileKind:
         if path.is_dir():
             path = find_dicom_slide(path) or path
     except PermissionError as error:
-        raise SlidePermissionError(f"'{path}' lies in a folder that this user may not enter. Change its permissions.") from error
+        raise SlidePermissionError(
+            f"'{path}' lies in a folder that this user may not enter. Change its permissions."
+        ) from error
     return probe(path)
 
 
@@ -157,9 +157,7 @@ def _try(
             errors.append(error)
             reason = str(error)
         except PermissionError as error:
-            raise SlidePermissionError(
-                f"'{kind.path}' may not be read by this user ({error.strerror})."
-            ) from error
+            raise SlidePermissionError(f"'{kind.path}' may not be read by this user ({error.strerror}).") from error
         else:
             verdicts.append(ReaderVerdict(name, took=True, reason="took it"))
             return slide

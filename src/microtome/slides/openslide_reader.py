@@ -103,7 +103,7 @@ class OpenSlideSlide(FileSlide):
             return self._region(handle, level, box)
         except openslide.OpenSlideError:
             pass
-        self._check_unchanged()
+        self.check_unchanged()
         try:
             fresh = _open(self.path)
             pixels = self._region(fresh, level, box)

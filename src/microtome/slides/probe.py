@@ -179,9 +179,7 @@ def _format_by_mark(path: Path, head: bytes) -> Format:
         raise CorruptSlideError(
             f"'{path}' starts with {len(head)} zero bytes: an interrupted copy. Copy it again from its source."
         )
-    raise NotAnImageError(
-        f"'{path}' is of no format known here (it starts with the bytes {head[:8].hex(' ')})."
-    )
+    raise NotAnImageError(f"'{path}' is of no format known here (it starts with the bytes {head[:8].hex(' ')}).")
 
 
 def _known_format(head: bytes) -> Format | None:
@@ -191,9 +189,7 @@ def _known_format(head: bytes) -> Format | None:
         return "sakura"
     if _PNM_MARK.match(head) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
-    return next(
-        (name for mark, name in _IMAGE_MARKS if head.startswith(mark) and len(head) > _MIN_BYTES), None
-    )
+    return next((name for mark, name in _IMAGE_MARKS if head.startswith(mark) and len(head) > _MIN_BYTES), None)
 
 
 def _is_text(head: bytes) -> bool:

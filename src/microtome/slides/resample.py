@@ -22,9 +22,7 @@ _PIL_FILTERS = {
 _BAND_ROWS = 256
 
 
-def resample_image(
-    image: Shaped[np.ndarray, "h w c"], size: Size, resample: Resample
-) -> Shaped[np.ndarray, "H W c"]:
+def resample_image(image: Shaped[np.ndarray, "h w c"], size: Size, resample: Resample) -> Shaped[np.ndarray, "H W c"]:
     """Resample an image to ``size``.
 
     Args:

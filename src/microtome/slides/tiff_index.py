@@ -151,9 +151,7 @@ class _Walk:
             tags, at = self._ifd(at)
             page = self._page(tags)
             if not pages:
-                description = (
-                    bytes(tags.get(DESCRIPTION, np.empty(0, "u1"))).decode("utf-8", "replace").strip("\0")
-                )
+                description = bytes(tags.get(DESCRIPTION, np.empty(0, "u1"))).decode("utf-8", "replace").strip("\0")
             pages.append(page)
             self._check_sub_ifds(tags)
         if not pages:

@@ -138,10 +138,7 @@ def plane_names(
     """
     long_axes = [(letter, length) for letter, length in axes if length > 1]
     parts = [
-        [
-            (channels[i] if letter == "C" and i < len(channels) else None) or f"{letter}{i}"
-            for i in range(length)
-        ]
+        [(channels[i] if letter == "C" and i < len(channels) else None) or f"{letter}{i}" for i in range(length)]
         for letter, length in long_axes
     ]
     if not parts and len(samples) == 1 and channels and channels[0] and not samples[0]:

@@ -235,9 +235,7 @@ class TiffPlane:
         data, _, shape = self._decode(encoded, index, **self._tables)
         if data is None:
             raise ValueError("the decoder gave nothing")
-        pixels: np.ndarray = np.asarray(data).reshape(
-            shape[-3:] if data.size == np.prod(shape) else data.shape[-3:]
-        )
+        pixels: np.ndarray = np.asarray(data).reshape(shape[-3:] if data.size == np.prod(shape) else data.shape[-3:])
         return pixels.astype(self.dtype, copy=False)
 
 
@@ -254,9 +252,7 @@ def _paste(
     wanted = at.intersection(box)
     if common is None or wanted is None or common.size != wanted.size:
         # strips and border tiles may be smaller than the grid, but never within the image
-        if wanted is not None and (
-            common is None or common.right < wanted.right or common.bottom < wanted.bottom
-        ):
+        if wanted is not None and (common is None or common.right < wanted.right or common.bottom < wanted.bottom):
             raise ValueError(f"a segment has {segment.shape[1]}×{segment.shape[0]} px, too few")
         return
     part = segment[common.y - at.y : common.bottom - at.y, common.x - at.x : common.right - at.x]

@@ -5,6 +5,7 @@ holder refreshes its date every 10 s. It is dead, and taken over, when that date
 file system's own clock, or at once when it was made on this very machine by a process that is no more.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -55,6 +56,7 @@ class Claim:
             if not self._create(self.path):
                 self._take_over_if_dead()
         remove_leftovers(self.output)
+        remove_leftovers(self.path)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"claim {self.output.name}", daemon=True)
         self._thread.start()
@@ -101,17 +103,29 @@ class Claim:
         return _read(self.path) == self._content
 
     def _create(self, path: Path) -> bool:
+        """Create a file that holds this claim's content from its first moment; False if there is one already."""
+        whole = self.path.with_name(f".{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         try:
-            file = path.open("x", encoding="utf-8")
+            whole.write_text(self._content, encoding="utf-8")
+            path.hardlink_to(whole)
+        except FileExistsError:
+            return _read(path) == self._content  # NFS may repeat a request that had succeeded
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            return self._create_in_place(path)
+        finally:
+            with suppress(OSError):
+                whole.unlink(missing_ok=True)
+        return True
+
+    def _create_in_place(self, path: Path) -> bool:
+        """The same where there are no hard links: a kill may leave it empty, and it then dies of age."""
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(self._content)
         except FileExistsError:
             return False
-        try:
-            with file:
-                file.write(self._content)
-        except OSError:  # no space, say: an empty claim must not stay
-            with suppress(OSError):
-                path.unlink()
-            raise
         return True
 
     def _take_over_if_dead(self) -> None:
@@ -132,8 +146,7 @@ class Claim:
         Two processes may find the same dead claim. Whoever removed it last would remove the other's new one; so the
         right to remove *this* dead claim is a file of its own, named after what is in the claim.
         """
-        name = hashlib.sha256(dead.encode()).hexdigest()[:16]
-        grave = self.path.with_name(f".{self.path.name}.{name}.tmp")
+        grave = self._grave(dead)
         if not self._create(grave):
             digger = _read(grave)
             if digger is not None and not _is_alive(grave, digger):  # killed while burying
@@ -146,6 +159,11 @@ class Claim:
                 raise ClaimedError(f"'{self.output}' was just claimed by another process. Wait for it.")
         finally:
             grave.unlink(missing_ok=True)
+
+    def _grave(self, dead: str) -> Path:
+        """Named like a temporary file of the claim: whoever holds the claim next removes what a kill left of it."""
+        name = hashlib.sha256(dead.encode()).hexdigest()
+        return self.path.with_name(f".{self.path.name}.{int(name[:8], 16)}-{name[8:16]}.tmp")
 
     def _beat(self) -> None:
         while not self._stop.wait(CLAIM_HEARTBEAT_S):

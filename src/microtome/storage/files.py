@@ -17,6 +17,7 @@ from microtome.storage.recipe import plain_value
 _SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:*?\"<>|]+")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, to Windows
 _MAX_NAME_BYTES = 180  # leaves room for suffixes below the usual 255
+_TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")  # what written_whole writes to
 _WRITE_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE,
@@ -114,11 +115,23 @@ def remove_leftovers(path: Path) -> None:
 
     Only for who holds the claim on ``path``, since nobody else can be writing it then.
     """
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.tmp")
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        for name in [entry.name for entry in entries if pattern.fullmatch(entry.name)]:
+    _remove_temporary(path.parent, of=path.name)
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove what killed writers of any file in ``folder`` left there.
+
+    Only for who holds a claim that stands for the whole folder.
+    """
+    _remove_temporary(folder, of=None)
+
+
+def _remove_temporary(folder: Path, *, of: str | None) -> None:
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [(entry.name, _TEMPORARY.fullmatch(entry.name)) for entry in entries]
+        for name in [name for name, match in found if match and of in (None, match[1])]:
             with suppress(OSError):
-                path.with_name(name).unlink()
+                (folder / name).unlink()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -370,6 +370,17 @@ def _nearest(x: Float32[np.ndarray, "n d"], centroids: Float32[np.ndarray, "k d"
     return nearest
 
 
+def _assigned(path: Path, recipe: str) -> Int64[np.ndarray, " n"] | None:
+    """The clusters in a table that is there, if it was made so and can be read."""
+    if read_table_recipe(path) != recipe:
+        return None
+    try:
+        found: Int64[np.ndarray, " n"] = read_assignment(path)["cluster"].to_numpy().astype(np.int64)
+    except CorruptOutputError:  # damaged since; it is quickly made again
+        return None
+    return found
+
+
 def assign_clusters(
     store: FeatureSource, clusters: Clusters, folder: Path, *, slide_ids: Sequence[str] | None = None
 ) -> list[ClusterSummary]:
@@ -398,9 +409,8 @@ def assign_clusters(
     for slide_id in sorted_slides(store, slide_ids):
         path = folder / f"{safe_name(slide_id)}.parquet"
         recipe = recipe_text({"clusters": clusters.digest, "features": features_digest(store, [slide_id])})
-        if read_table_recipe(path) == recipe:
-            found = read_assignment(path)["cluster"].to_numpy().astype(np.int64)
-        else:
+        found = _assigned(path, recipe)
+        if found is None:
             bag = store[slide_id]
             found, distances = clusters.assign_with_distance(bag.features, slide_id=slide_id)
             write_assignment(path, bag.boxes, found, distances, recipe=recipe)

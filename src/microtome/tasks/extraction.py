@@ -3,7 +3,7 @@
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from microtome.config import ExtractConfig, TileConfig
 from microtome.encoders.base import Encoder
@@ -14,8 +14,9 @@ from microtome.features.outcomes import Extracted, Failure, Job
 from microtome.features.plan import ExtractOptions
 from microtome.features.store import FeatureStore, features_folder_name
 from microtome.slides.listing import SlideEntry
+from microtome.storage import Claim
 from microtome.tasks.quality import MeasuredTiles, keep_quality, measure_rows, unmeasured
-from microtome.tasks.work import Work, open_entry
+from microtome.tasks.work import Work, held
 from microtome.tiles.grid import Grid
 from microtome.tiles.save import save_tiles
 from microtome.tiles.slide_tiles import SlideTiles
@@ -25,13 +26,13 @@ from microtome.tiles.store import read_tiles
 def open_source(work: Work, entry: SlideEntry) -> SlideTiles:
     """Open the laid tiles of a slide; closing the source closes the slide."""
     tiles = read_tiles(work.folder.tiles(entry.slide_id))
-    return SlideTiles(open_entry(entry, work.config), tiles, entry.slide_id)
+    return SlideTiles(work.open(entry), tiles, entry.slide_id)
 
 
 def open_measured(work: Work, entry: SlideEntry) -> MeasuredTiles:
     """The same, measuring quality flags of what is read."""
     tiles = read_tiles(work.folder.tiles(entry.slide_id))
-    return MeasuredTiles(open_entry(entry, work.config), tiles, entry.slide_id)
+    return MeasuredTiles(work.open(entry), tiles, entry.slide_id)
 
 
 def extract_options(config: ExtractConfig) -> ExtractOptions:
@@ -97,6 +98,15 @@ def keep_flags(work: Work, outcome: Extracted, measured: dict[str, Float32[np.nd
     """Store a slide's quality flags; tiles that an earlier, broken-off run had read are read again for them."""
     path = work.folder.tiles(outcome.slide_id)
     rows = np.arange(len(next(iter(measured.values())))) if bag.rows is None else bag.rows
+    if len(unmeasured(path, rows)):
+        with held(path):  # another process may be at the same
+            _add_flags(work, outcome, measured, rows)
+
+
+def _add_flags(
+    work: Work, outcome: Extracted, measured: dict[str, Float32[np.ndarray, " n"]], rows: Int64[np.ndarray, " k"]
+) -> None:
+    path = work.folder.tiles(outcome.slide_id)
     missing = unmeasured(path, rows)
     if len(missing) == 0:
         return
@@ -114,7 +124,7 @@ def keep_flags(work: Work, outcome: Extracted, measured: dict[str, Float32[np.nd
 def measure_slide(work: Work, entry: SlideEntry) -> bool:
     """Measure the quality flags of all tiles of a slide, without features; those that are there are kept."""
     path = work.folder.tiles(entry.slide_id)
-    with open_measured(work, entry) as source:
+    with open_measured(work, entry) as source, Claim(path):
         missing = unmeasured(path, np.arange(len(source)))
         if len(missing) == 0:
             return False

@@ -27,6 +27,7 @@ from microtome.storage import QuietProgress
 from microtome.tasks import stages
 from microtome.tasks.extraction import extract_options, open_source
 from microtome.tasks.output import OutputFolder, RunRecord
+from microtome.tasks.thumbnails import draw_slide
 from microtome.tasks.work import Work, open_entry
 from microtome.tiles.grid import Grid
 from microtome.tiles.store import read_tiles
@@ -122,7 +123,7 @@ def forecast_cohort(
         looked = [
             _per_slide(work, "tissue", partial(stages.outline_tissue, work, method=method), share),
             _per_slide(work, "tiles", partial(stages.lay_slide, work, grid=grid), share),
-            _per_slide(work, "thumbnails", partial(stages.draw_slide, work, with_tiles=True), share),
+            _per_slide(work, "thumbnails", partial(draw_slide, work, with_tiles=True), share),
         ]
         encoder = load_encoder(config.encoder, device=config.device, weights=config.weights, precision=config.precision)
         speeds = _time_apart(work, encoder, [seen.n_bytes for _, seen in picked])

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from microtome.config import RunConfig
-from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError
+from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError, OutputError
 from microtome.features.store import FeatureStore
-from microtome.storage import recipe_text
+from microtome.storage import recipe_text, remove_leftovers_in
 from microtome.tasks.cluster import (
     CENTROIDS_FILE,
     Clusters,
@@ -27,7 +27,7 @@ from microtome.tasks.umap import (
     umap_recipe,
     write_umap,
 )
-from microtome.tasks.work import Work
+from microtome.tasks.work import Work, held
 
 TILES_PER_MONTAGE = 12
 
@@ -37,8 +37,8 @@ def group_slides(work: Work, config: RunConfig, store: FeatureStore) -> None:
 
     A cohort with fewer tiles than clusters gets a note in the record and no clusters: that is not a slide's fault.
     """
-    slide_ids = [e.slide_id for e in work.alive if e.slide_id in store and len(store[e.slide_id]) > 0]
-    n_tiles = sum(len(store[slide_id]) for slide_id in slide_ids)
+    sizes = _bag_sizes(work, store)
+    slide_ids, n_tiles = list(sizes), sum(sizes.values())
     if n_tiles < config.n_clusters:
         work.record.notes.append(
             f"No clusters: {n_tiles} tile(s) on {len(slide_ids)} slide(s), fewer than the {config.n_clusters} clusters "
@@ -46,9 +46,22 @@ def group_slides(work: Work, config: RunConfig, store: FeatureStore) -> None:
         )
         return
     try:
-        _group(work, config, store, slide_ids)
+        with held(work.folder.clusters / CENTROIDS_FILE):  # it stands for the whole folder
+            remove_leftovers_in(work.folder.clusters)
+            _group(work, config, store, slide_ids)
     except ConfigError as error:  # too few tiles differ: the slides are fine, there is nothing to group
         work.record.notes.append(f"No clusters: {error}")
+
+
+def _bag_sizes(work: Work, store: FeatureStore) -> dict[str, int]:
+    """Number of tiles of each slide that has any; one whose features were damaged meanwhile leaves the job."""
+    sizes = {}
+    for entry in work.alive:
+        try:
+            sizes[entry.slide_id] = len(store[entry.slide_id])
+        except OutputError as error:
+            work.fail(entry.slide_id, "clusters", error)
+    return {slide_id: n for slide_id, n in sizes.items() if n > 0}
 
 
 def _group(work: Work, config: RunConfig, store: FeatureStore, slide_ids: Sequence[str]) -> None:

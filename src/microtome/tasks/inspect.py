@@ -30,7 +30,6 @@ from microtome.tasks.run import list_entries
 from microtome.tasks.work import open_entry
 from microtome.tiles.grid import Tiles, lay_tiles
 from microtome.tiles.slide_tiles import SlideTiles
-from microtome.tissue.find import find_tissue
 
 _SAMPLED_TILES = 8
 
@@ -131,10 +130,7 @@ def _look(
             stages.check_slide(slide, needs_mpp=grid.level is None, card=card)
             stage = "tissue"
             given = stages.given_outline(config.tissue_from, entry.slide_id)
-            if given is None:
-                tissue = find_tissue(slide, method=method, allow_empty=config.allow_empty)
-            else:
-                tissue = stages.import_tissue(slide, given, allow_empty=config.allow_empty)
+            tissue = stages.make_outline(slide, method, given, allow_empty=config.allow_empty)
             seen.tissue_mm2 = tissue.area_mm2
             stage = "tiles"
             tiles = lay_tiles(slide, tissue, grid, allow_empty=config.allow_empty)

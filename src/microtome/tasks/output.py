@@ -130,15 +130,24 @@ def read_slide_rows(path: Path) -> dict[str, SlideRow]:
     Raises:
         CorruptOutputError: If the file is no such table.
     """
-    if not path.exists():
-        return {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["slide_id"]: _slide_row(row) for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise CorruptOutputError(
-            f"'{path}' is not a table of slides ({error}). Each run rewrites it: delete it and run again."
-        ) from error
+        text = path.read_bytes().decode("utf-8")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        if table.fieldnames is None or not text.endswith("\n"):
+            raise ValueError("it ends too early")  # noqa: TRY301 - explained below
+        return {row["slide_id"]: _slide_row(row) for row in table}
+    except FileNotFoundError:
+        return {}
+    except KeyError as error:
+        raise _damaged(path, f"there is no column {error.args[0]!r}") from error
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> CorruptOutputError:
+    return CorruptOutputError(
+        f"'{path}' cannot be read: {why}. Each run rewrites it: delete it, or pass --overwrite, and run again."
+    )
 
 
 def _slide_row(cells: dict[str, str]) -> SlideRow:
@@ -202,11 +211,19 @@ class RunRecord:
 
 
 def read_failures(path: Path) -> list[StageFailure]:
-    """The failures that run.json tells of; none where there is no such file or it is not ours."""
+    """The failures that run.json tells of; none where there is no such file.
+
+    Raises:
+        CorruptOutputError: If the file is no such record.
+    """
     try:
         return [StageFailure(**f) for f in json.loads(path.read_text(encoding="utf-8"))["slides"]["failed"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return []
+    except KeyError as error:
+        raise _damaged(path, f"there is no entry {error.args[0]!r}") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
 
 
 def write_run_record(path: Path, record: RunRecord) -> None:

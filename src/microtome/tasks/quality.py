@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 from microtome.slides.base import Slide
-from microtome.storage import Claim
 from microtome.tiles.grid import Tiles
 from microtome.tiles.slide_tiles import SlideTiles
 from microtome.tiles.source import TileBatch
@@ -53,14 +52,11 @@ def unmeasured(path: Path, rows: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, "
 
 
 def keep_quality(path: Path, slide_id: str, quality: dict[str, Float32[np.ndarray, " n"]]) -> None:
-    """Add measured flags to a file of tiles; what it has already stays."""
-    with Claim(path):
-        tiles, stored = read_tiles(path), read_tile_quality(path)
-        merged = {
-            name: np.where(np.isnan(values), stored.get(name, values), values) for name, values in quality.items()
-        }
-        recipe = json.loads(read_tiles_recipe(path))
-        write_tiles(path, tiles, slide_id=slide_id, recipe=recipe, quality=merged)
+    """Add measured flags to a file of tiles, whose claim the caller holds; what it has already stays."""
+    tiles, stored = read_tiles(path), read_tile_quality(path)
+    merged = {name: np.where(np.isnan(values), stored.get(name, values), values) for name, values in quality.items()}
+    recipe = json.loads(read_tiles_recipe(path))
+    write_tiles(path, tiles, slide_id=slide_id, recipe=recipe, quality=merged)
 
 
 def measure_rows(source: MeasuredTiles, rows: Int64[np.ndarray, " k"]) -> None:

@@ -20,7 +20,8 @@ from microtome.tasks import stages
 from microtome.tasks.extraction import extract_slides, measure_slide, save_tile_images
 from microtome.tasks.grouping import group_slides
 from microtome.tasks.output import OutputFolder, RunRecord, SlideRow
-from microtome.tasks.work import Work
+from microtome.tasks.thumbnails import draw_slide
+from microtome.tasks.work import Work, held
 from microtome.tiles.grid import Grid
 
 
@@ -72,6 +73,7 @@ def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
     work = start_work(config, encoder, progress or open_progress(quiet=config.quiet))
     report = None
     try:
+        work.save()  # a folder that cannot be written is found out now
         _look_and_lay(work, method, grid, encoder)
         store = None
         if isinstance(config, ExtractConfig) and encoder is not None and grid is not None:
@@ -81,7 +83,7 @@ def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
             work.finish()
             report = draw_report(work)
     except KeyboardInterrupt:
-        work.save()
+        work.save_if_possible()
         raise RunStoppedError(_result(work, None)) from None
     work.finish()
     return _result(work, report)
@@ -96,7 +98,7 @@ def _look_and_lay(work: Work, method: stages.TissueMethod, grid: Grid | None, en
     work.each("tissue", partial(stages.outline_tissue, work, method=method))
     if grid is not None:
         work.each("tiles", partial(stages.lay_slide, work, grid=grid))
-    work.each("thumbnails", partial(stages.draw_slide, work, with_tiles=grid is not None))
+    work.each("thumbnails", partial(draw_slide, work, with_tiles=grid is not None))
     if isinstance(config, TileConfig) and config.save_tiles:
         work.each("tile images", partial(save_tile_images, work))
     if isinstance(config, TileConfig) and config.quality_flags and encoder is None:
@@ -155,4 +157,5 @@ def draw_report(work: Work) -> Path:
     """Write report.html from what is in the folder."""
     from microtome.viz.report import write_report
 
-    return write_report(work.folder.root)
+    with held(work.folder.report):
+        return write_report(work.folder.root)

@@ -6,18 +6,28 @@ is a person's and is used as it is.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from microtome.config import TileConfig, TissueConfig
 from microtome.encoders.base import Card
-from microtome.errors import ConfigError, ModalityError, NoTissueError, RecipeMismatchError
+from microtome.errors import (
+    AnnotationError,
+    ConfigError,
+    CorruptOutputError,
+    ModalityError,
+    NoTissueError,
+    RecipeMismatchError,
+    UnreadableRegionError,
+)
 from microtome.slides.base import Slide
+from microtome.slides.file_slide import FileSlide
 from microtome.slides.listing import SlideEntry
-from microtome.storage import Claim, digest, recipe_changes, recipe_text
-from microtome.tasks.work import Work, open_entry
-from microtome.tiles.grid import Grid, lay_tiles
-from microtome.tiles.store import read_tiles, read_tiles_recipe, write_tiles
+from microtome.storage import Claim, recipe_changes, recipe_text
+from microtome.tasks.work import Work, set_aside
+from microtome.tiles.grid import Grid, Tiles, lay_tiles
+from microtome.tiles.store import read_tile_quality, read_tiles, read_tiles_recipe, write_tiles
 from microtome.tissue.find import TISSUE_METHODS, TissueMethod, find_tissue, tissue_recipe
 from microtome.tissue.tissue import Tissue, read_tissue
 
@@ -55,21 +65,28 @@ def check_recipe(path: Path, stored: str, wanted: Mapping[str, object], *, overw
 
     Raises:
         RecipeMismatchError: If it was made otherwise and may not be redone.
+        CorruptOutputError: If the stored text is none of a recipe.
     """
     text = recipe_text(wanted)
     if stored == text:
         return True
     if overwrite:
         return False
+    try:
+        changes = "; ".join(recipe_changes(stored, text)[:4])
+    except ValueError as error:
+        raise CorruptOutputError(
+            f"'{path}' does not say how it was made: {error}. Delete it, or pass --overwrite, and run again."
+        ) from error
     raise RecipeMismatchError(
-        f"'{path}' was made with other settings ({'; '.join(recipe_changes(stored, text)[:4])}). Pass --overwrite "
-        "to redo it and what depends on it, or another --out."
+        f"'{path}' was made with other settings ({changes}). Pass --overwrite to redo it and what depends on it, or "
+        "another --out."
     )
 
 
 def inspect_slide(work: Work, entry: SlideEntry, *, needs_mpp: bool, card: Card | None) -> bool:
     """Open the slide, note what it is, and fail now what could only fail later."""
-    with open_entry(entry, work.config) as slide:
+    with work.open(entry) as slide:
         row = work.rows[entry.slide_id]
         row.reader, row.width, row.height = slide.reader, slide.size.width, slide.size.height
         row.mpp, row.mpp_source = slide.resolution.mpp, slide.mpp_source
@@ -98,22 +115,76 @@ def _kind(slide: Slide) -> str:
 def outline_tissue(work: Work, entry: SlideEntry, method: TissueMethod) -> bool:
     """Write ``tissue/<slide_id>.geojson``, unless it is there."""
     path, config, row = work.folder.tissue(entry.slide_id), work.config, work.rows[entry.slide_id]
-    with open_entry(entry, config) as slide:
+    with work.open(entry) as slide:
         given = given_outline(config.tissue_from, entry.slide_id)
         wanted = tissue_recipe(slide, method) if given is None else imported_recipe(slide, given)
-        if path.exists():
-            there = read_tissue(path)
-            if not there.recipe_text or check_recipe(path, there.recipe_text, wanted, overwrite=config.overwrite):
-                row.tissue_mm2 = there.area_mm2
-                return False
-        with Claim(path):
-            if given is None:
-                tissue = find_tissue(slide, method=method, allow_empty=config.allow_empty)
-            else:
-                tissue = import_tissue(slide, given, allow_empty=config.allow_empty)
-            tissue.to_geojson(path)
-            row.tissue_mm2 = tissue.area_mm2
-    return True
+        tissue = _finished_tissue(path, slide, wanted, overwrite=config.overwrite)
+        if made := tissue is None:
+            with Claim(path):
+                tissue = _finished_tissue(path, slide, wanted, overwrite=config.overwrite)  # by another process
+                if made := tissue is None:
+                    tissue = make_outline(slide, method, given, allow_empty=config.allow_empty)
+                    check_unchanged(slide)
+                    tissue.to_geojson(path)
+        row.tissue_mm2 = tissue.area_mm2
+    return made
+
+
+def _finished_tissue(path: Path, slide: Slide, wanted: Mapping[str, object], *, overwrite: bool) -> Tissue | None:
+    """The outline that is there, if it is what is wanted or a person's; None if it is to be made."""
+    if not path.exists():
+        return None
+    try:
+        there = _read_own_or_drawn(path, slide)
+    except AnnotationError as error:
+        if not overwrite:
+            raise AnnotationError(
+                f"{error} '{path}' is in the way: mend or delete it, or pass --overwrite to make it anew (what is "
+                f"there is kept as '{path.name}.damaged')."
+            ) from error
+        set_aside(path)  # a person's work may be in it
+        return None
+    if there.recipe_text and not check_recipe(path, there.recipe_text, wanted, overwrite=overwrite):
+        return None
+    Claim(path).remove_if_dead()
+    return there
+
+
+def _read_own_or_drawn(path: Path, slide: Slide) -> Tissue:
+    try:
+        return read_tissue(path, size=slide.size, mpp=slide.resolution.mpp)
+    except AnnotationError:
+        with suppress(AnnotationError):
+            return read_tissue(path)  # ours, of a slide of another size: the recipe will say so
+        raise
+
+
+def make_outline(slide: Slide, method: TissueMethod, given: Path | None, *, allow_empty: bool) -> Tissue:
+    """Find tissue, or take a person's outline.
+
+    Raises:
+        NoTissueError: If there is none.
+        UnreadableRegionError: If what the method looks at cannot be decoded.
+    """
+    if given is not None:
+        return import_tissue(slide, given, allow_empty=allow_empty)
+    try:
+        return find_tissue(slide, method=method, allow_empty=allow_empty)
+    except UnreadableRegionError as error:
+        raise UnreadableRegionError(
+            f"{error} Tissue is not looked for with a part missing; an outline given with --tissue-from needs no "
+            "pixels."
+        ) from error
+
+
+def check_unchanged(slide: Slide) -> None:
+    """Make sure, before writing what was made of a slide's pixels, that its file was not changed meanwhile.
+
+    Raises:
+        SlideChangedError: If it was.
+    """
+    if isinstance(slide, FileSlide):
+        slide.check_unchanged()
 
 
 def given_outline(source: Path | None, slide_id: str) -> Path | None:
@@ -138,17 +209,35 @@ def given_outline(source: Path | None, slide_id: str) -> Path | None:
 def lay_slide(work: Work, entry: SlideEntry, grid: Grid) -> bool:
     """Write ``tiles/<slide_id>.h5``, unless it is there."""
     path, config, row = work.folder.tiles(entry.slide_id), work.config, work.rows[entry.slide_id]
-    with open_entry(entry, config) as slide:
+    with work.open(entry) as slide:
         tissue = read_outline(work, entry.slide_id, slide)
         wanted = tiles_recipe(slide, tissue, grid)
-        if path.exists() and check_recipe(path, read_tiles_recipe(path), wanted, overwrite=config.overwrite):
-            row.n_tiles = len(read_tiles(path))
-            return False
-        with Claim(path):
-            tiles = lay_tiles(slide, tissue, grid, allow_empty=config.allow_empty)
-            write_tiles(path, tiles, slide_id=entry.slide_id, recipe=wanted)
-            row.n_tiles = len(tiles)
-    return True
+        tiles = _finished_tiles(path, wanted, overwrite=config.overwrite)
+        if made := tiles is None:
+            with Claim(path):
+                tiles = _finished_tiles(path, wanted, overwrite=config.overwrite)  # by another process
+                if made := tiles is None:
+                    tiles = lay_tiles(slide, tissue, grid, allow_empty=config.allow_empty)
+                    write_tiles(path, tiles, slide_id=entry.slide_id, recipe=wanted)
+        row.n_tiles = len(tiles)
+    return made
+
+
+def _finished_tiles(path: Path, wanted: Mapping[str, object], *, overwrite: bool) -> Tiles | None:
+    """The tiles that are there, if they are what is wanted; None if they are to be laid."""
+    if not path.exists():
+        return None
+    try:
+        if not check_recipe(path, read_tiles_recipe(path), wanted, overwrite=overwrite):
+            return None
+        tiles = read_tiles(path)
+        read_tile_quality(path)
+    except CorruptOutputError:
+        if not overwrite:
+            raise
+        return None
+    Claim(path).remove_if_dead()
+    return tiles
 
 
 def read_outline(work: Work, slide_id: str, slide: Slide) -> Tissue:
@@ -161,52 +250,11 @@ def tiles_recipe(slide: Slide, tissue: Tissue, grid: Grid) -> dict[str, object]:
     return {
         "slide": slide.fingerprint,
         "slide_size": [slide.size.width, slide.size.height],
+        "slide_bounds": [slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height],
         "slide_mpp": slide.resolution.mpp,
         "tissue": tissue.digest,
         **{f"grid_{key}": value for key, value in asdict(grid).items()},
     }
-
-
-def draw_slide(work: Work, entry: SlideEntry, *, with_tiles: bool) -> bool:
-    """Write the thumbnails, unless those there show the same."""
-    from microtome.storage import write_json
-    from microtome.viz.overlay import draw_thumbnail, write_jpeg
-
-    folder, slide_id = work.folder, entry.slide_id
-    tiles = read_tiles(folder.tiles(slide_id)) if with_tiles else None
-    with open_entry(entry, work.config) as slide:
-        tissue = read_outline(work, slide_id, slide)
-        shows = digest(
-            {
-                "slide": slide.fingerprint,
-                "tissue": tissue.digest,
-                "boxes": None if tiles is None else tiles.boxes,
-                "max_px": work.config.thumbnail_px,
-            }
-        )
-        if _frame_shows(folder.thumbnail_frame(slide_id)) == shows and folder.thumbnail(slide_id).exists():
-            return False
-        image = slide.thumbnail(work.config.thumbnail_px)
-        box = slide.bounds
-    drawn = draw_thumbnail(image, box, tissue, None if tiles is None else tiles.boxes)
-    write_jpeg(folder.plain_thumbnail(slide_id), image)
-    write_jpeg(folder.thumbnail(slide_id), drawn)
-    size = [image.shape[1], image.shape[0]]
-    # last, since it says that the others are whole
-    write_json(
-        folder.thumbnail_frame(slide_id),
-        {"box": [box.x, box.y, box.width, box.height], "size": size, "shows": shows},
-    )
-    return False
-
-
-def _frame_shows(path: Path) -> str:
-    import json
-
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["shows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # absent or not ours: draw again
 
 
 def imported_recipe(slide: Slide, path: Path) -> dict[str, object]:

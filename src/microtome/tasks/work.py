@@ -1,6 +1,7 @@
 """A job over many slides: who is still in it, what each stage does to each of them, and what went wrong.
 
-A bad slide leaves the job with its reason; the others go on. What another process is making is waited for.
+A bad slide leaves the job with its reason; the others go on. What another process is making is waited for. A slide
+that is replaced while the job runs leaves it too: no stage works on another file than the first one saw.
 """
 
 import threading
@@ -8,16 +9,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from os import cpu_count
+from pathlib import Path
+from typing import TypeVar
 
 from microtome.config import SlideOptions, TissueConfig
-from microtome.errors import ClaimedError, MicrotomeError
+from microtome.errors import ClaimedError, CorruptOutputError, MicrotomeError, OutputWriteError, SlideChangedError
 from microtome.slides.base import Slide
 from microtome.slides.listing import SlideEntry
 from microtome.slides.open import open_slide
-from microtome.storage import Claim, Progress, now_utc
+from microtome.storage import Claim, Progress, now_utc, remove_leftovers
 from microtome.tasks.output import (
     OutputFolder,
     RunRecord,
@@ -31,7 +34,9 @@ from microtome.tasks.output import (
 )
 
 _CLAIM_POLL_S = 1.0
-_TABLES_POLL_S = 0.05
+_HELD_POLL_S = 0.05
+
+_T = TypeVar("_T")
 
 Step = Callable[[SlideEntry], bool]
 """Does one stage to one slide; says whether anything had to be done."""
@@ -49,6 +54,26 @@ def open_entry(entry: SlideEntry, config: SlideOptions) -> Slide:
         channels=config.channel_names,
         window=config.window_range,
     )
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Hold an output against other processes on the same folder; wait while one of them holds it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(Claim(output))
+                break
+            except ClaimedError:
+                time.sleep(_HELD_POLL_S)
+        yield
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, in case that a person can still use it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    return aside
 
 
 @dataclass
@@ -77,10 +102,13 @@ class Work:
     worked: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
+    _seen: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._rows_before = read_slide_rows(self.folder.slides_csv)
+        mend = self.config.overwrite
+        self._rows_before = self._read_table(read_slide_rows, self.folder.slides_csv, mend=mend) or {}
+        self._read_table(read_failures, self.folder.run_json, mend=mend)
         for entry in self.entries:
             self.rows.setdefault(entry.slide_id, SlideRow(entry.slide_id, str(entry.path)))
 
@@ -93,6 +121,30 @@ class Work:
     def threads(self) -> int:
         """How many slides or tiles are worked on at once."""
         return self.config.workers or cpu_count() or 1
+
+    def open(self, entry: SlideEntry) -> Slide:
+        """Open a slide as the settings say, and make sure that it is the file that the job saw first.
+
+        Raises:
+            SlideChangedError: If it was replaced since.
+            SlideOpenError: If it cannot be opened.
+        """
+        slide = open_entry(entry, self.config)
+        try:
+            seen = self._seen.setdefault(entry.slide_id, slide.fingerprint)
+            if slide.fingerprint == seen:
+                return slide
+        except OSError as error:
+            slide.close()
+            raise SlideChangedError(
+                f"Slide '{entry.path}' went away while it was being opened ({error.strerror}). Put it back and run "
+                "again."
+            ) from error
+        slide.close()
+        raise SlideChangedError(
+            f"Slide '{entry.path}' was replaced by another file while the run was under way, so nothing more is made "
+            "of it. Run again once it is in place, with --overwrite if the first file was the wrong one."
+        )
 
     def fail(self, slide_id: str, stage: str, error: BaseException) -> None:
         """Take a slide out of the job with its reason."""
@@ -112,7 +164,10 @@ class Work:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[None]:
-        """Show and time one stage; save the tables when it ends, however it ends."""
+        """Show and time one stage; save the tables when it ends, however it ends.
+
+        Tables that cannot be written then are no reason to stop: the end of the job is.
+        """
         began = time.monotonic()
         self.progress.start(name, len(self.alive) if total is None else total)
         try:
@@ -120,7 +175,7 @@ class Work:
         finally:
             self.progress.finish()
             self.record.seconds[name] = self.record.seconds.get(name, 0.0) + time.monotonic() - began
-            self.save()
+            self.save_if_possible()
 
     def each(self, name: str, step: Step) -> None:
         """Do one stage to every slide still in the job, several at once; isolate failures; wait out claims.
@@ -178,8 +233,19 @@ class Work:
             return "unfinished"
         return "done" if slide_id in self.worked else "skipped"
 
+    def save_if_possible(self) -> None:
+        """:meth:`save`, or a note where the tables cannot be written just now."""
+        try:
+            self.save()
+        except OutputWriteError as error:
+            self.progress.note(str(error))
+
     def save(self) -> None:
-        """Write slides.csv and run.json as things stand, keeping what they say of slides that are not in this job."""
+        """Write slides.csv and run.json as things stand, keeping what they say of slides that are not in this job.
+
+        Raises:
+            OutputWriteError: If they cannot be written.
+        """
         self.record.ended = now_utc()
         rows = []
         for entry in self.entries:
@@ -193,21 +259,29 @@ class Work:
         self.record.done = [r.slide_id for r in rows if r.status == "done"]
         self.record.skipped = [r.slide_id for r in rows if r.status == "skipped"]
         self.record.unfinished = [r.slide_id for r in rows if r.status == "unfinished"]
-        with self._tables_held():
-            others = {k: r for k, r in read_slide_rows(self.folder.slides_csv).items() if k not in self.rows}
-            failed = read_failures(self.folder.run_json)
+        table, record = self.folder.slides_csv, self.folder.run_json
+        with held(table):  # for moments, and for both
+            remove_leftovers(record)
+            there = self._read_table(read_slide_rows, table, mend=True) or {}
+            others = {k: r for k, r in there.items() if k not in self.rows}
+            failed = self._read_table(read_failures, record, mend=True) or []
             self.record.failed_before = [f for f in failed if f.slide_id in others and others[f.slide_id].error]
-            write_slide_rows(self.folder.slides_csv, [*rows, *others.values()])
-            write_run_record(self.folder.run_json, self.record)
+            write_slide_rows(table, [*rows, *others.values()])
+            write_run_record(record, self.record)
 
-    @contextmanager
-    def _tables_held(self) -> Iterator[None]:
-        """Hold the tables against other processes that work on the same folder; each holds them for moments."""
-        while True:
+    def _read_table(self, read: Callable[[Path], _T], path: Path, *, mend: bool) -> _T | None:
+        """Read what earlier runs said; with ``mend`` a damaged table is moved aside and begun anew.
+
+        Somebody's spreadsheet may damage a table in the middle of a long run, which must not end for that.
+        """
+        try:
+            return read(path)
+        except CorruptOutputError as error:
+            if not mend:
+                raise
             try:
-                with Claim(self.folder.slides_csv):
-                    yield
-            except ClaimedError:
-                time.sleep(_TABLES_POLL_S)
-            else:
-                return
+                aside = set_aside(path)
+            except OSError:  # the folder is read-only; writing will say so
+                return None
+            self.record.notes.append(f"{error} It was kept as '{aside.name}' and begun anew.")
+            return None

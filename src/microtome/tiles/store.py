@@ -201,5 +201,5 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MicrotomeError) as error:
         raise CorruptOutputError(
-            f"Tile coordinates '{path}' cannot be read: {error}. Delete the file and lay tiles again."
+            f"Tile coordinates '{path}' cannot be read: {error}. Delete the file, or pass --overwrite, and lay tiles again."
         ) from error

@@ -14,7 +14,7 @@ from microtome.tissue.method import FoundMask, TissueMethod, check_range, otsu_t
 from microtome.tissue.pen import find_ink
 from microtome.tissue.shapes import closed, grown, opened, reached, without_small, without_small_holes
 
-_UNIT_UM = 8.0  # all lengths below are in units of this; without a resolution, of a thousandth of the image's side
+_UNIT_UM = 8.0  # lengths below are in units of this; without a resolution, of a thousandth of the image's side
 _GLASS = 243.0  # what an empty slide looks like where none of it is to be seen
 
 
@@ -39,7 +39,7 @@ class Auto(TissueMethod):
         signal: On a dark background: least share of the slide's brightest signal, averaged over 16 µm, that is
             tissue; where signal and background are further apart the limit lies between them, up to 4 times this.
         closing_um: Gaps up to twice this are closed.
-        min_area_um2: Least area of a piece.
+        min_area_um2: Least area of a piece; at most 0.05 % of the slide.
         max_hole_um2: Holes up to this area are filled.
         margin_um: The outline is moved outwards by this, and by up to ``margin_px0`` where there is little tissue.
         margin_px0: Margin where tissue is a vanishing share of the slide, level-0 pixels (at most 48 µm; without a
@@ -65,7 +65,7 @@ class Auto(TissueMethod):
     closing_um: float = 32.0
     min_area_um2: float = 10_000.0
     max_hole_um2: float = 12_800.0
-    margin_um: float = 8.0
+    margin_um: float = 12.0
     margin_px0: float = 48.0
     remove_ink: bool = True
 
@@ -88,7 +88,9 @@ class Auto(TissueMethod):
         box, mpp0 = slide.bounds, slide.resolution.mpp
         size = self._size(box.size, mpp0)
         scale = box.width / size.width  # level-0 pixels per pixel of the image
-        unit = max(1.0, max(size.width, size.height) / 1000) if mpp0 is None else _UNIT_UM / (mpp0 * scale)
+        longest = max(size.width, size.height)
+        # of a small field a piece is small, and 8 µm would be coarse
+        unit = max(1.0, longest / 1000) if mpp0 is None else min(_UNIT_UM / (mpp0 * scale), max(1.0, longest / 300))
         if slide.is_rgb or slide.view is not None:
             image = slide.read(box, size=size)
             found = self._on_dark(image, unit) if is_dark(image) else self._on_bright(image, unit)
@@ -108,7 +110,8 @@ class Auto(TissueMethod):
         glass = glass_colour(image)
         density = density_over(cv2.GaussianBlur(image, (0, 0), max(unit, 0.7)), glass)
         least, densest = extremes(density)
-        colour = densest / 2 if is_grey(image) else densest - least
+        grey = is_grey(image)
+        colour = densest / 2 if grey else densest - least
         rough = _texture(mean_of(density_over(cv2.GaussianBlur(image, (0, 0), 0.7), glass)), 2.5 * unit)
         ink = find_ink(density, unit) if self.remove_ink else np.zeros(densest.shape, bool)
         around = grown(ink, 2 * unit)
@@ -117,7 +120,8 @@ class Auto(TissueMethod):
         weak = (colour > self._least_colour(colour, densest)) & (purity > 0.2) & ~around
         weak &= (rough > 0.4 * self.texture) | (colour > 0.75 * self.strong_colour)
         textured = (colour > 0.75 * self.strong_colour) & (rough > self.texture)
-        strong = ((colour > self.strong_colour) | textured) & (purity > 0.3) & (densest > self.strong_colour)
+        plain = colour > (np.inf if grey else self.strong_colour)  # grey without texture is no tissue
+        strong = (plain | textured) & (purity > 0.3) & (densest > self.strong_colour)
         strong = opened(strong & ~around, 1)
         tissue = reached(weak & grown(strong, 120.0 / _UNIT_UM * unit), strong)
         if tissue.any() and tissue.mean() < 0.05 and np.percentile(densest[tissue], 95) < self.faint:
@@ -149,15 +153,16 @@ class Auto(TissueMethod):
         """Gaps closed, specks dropped, outline moved outwards, holes filled; ink is in none of it."""
         per_um2 = unit**2 / _UNIT_UM**2
         mask = opened(closed(tissue, self.closing_um / _UNIT_UM * unit), 1.5 * unit) & ~ink
-        mask = without_small(mask, min(self.min_area_um2 * per_um2, 0.01 * mask.size))
+        least = min(self.min_area_um2 * per_um2, 0.0005 * mask.size)
+        mask = without_small(mask, least)
         mask = without_small_holes(grown(mask, margin), self.max_hole_um2 * per_um2)
-        return without_small(mask & ~ink, min(self.min_area_um2 * per_um2, 0.01 * mask.size))
+        return without_small(mask & ~ink, least)
 
     def _margin(
         self, tissue: Bool[np.ndarray, "h w"], unit: float, scale: float, whole: Size, mpp0: float | None
     ) -> float:
         """Pixels of the image by which the outline is moved outwards."""
-        least = self.margin_um / _UNIT_UM * unit
+        least = self.margin_um / _UNIT_UM * unit if mpp0 is None else self.margin_um / (mpp0 * scale)
         limit_px0 = 0.033 * max(whole.width, whole.height) if mpp0 is None else 48.0 / mpp0
         most = max(least, min(self.margin_px0, limit_px0) / scale)
         return least + (most - least) * max(0.0, 1 - float(tissue.mean()) / 0.1)

@@ -51,15 +51,15 @@ def show_share(cell: str) -> str:
     """A share 0..1 in percent.
 
     Example:
-        >>> show_share("0.2345"), show_share("0.0042"), show_share("0.00001"), show_share("0")
-        ('23 %', '0.4 %', '<0.1 %', '0 %')
+        >>> [show_share(s).replace("\u00a0", " ") for s in ("0.2345", "0.0042", "0.00001", "0")]
+        ['23 %', '0.4 %', '<0.1 %', '0 %']
     """
     value = _number(cell)
     if value is None:
         return cell or ABSENT
     percent = 100 * value
     if percent == 0 or percent >= 9.95:
-        return f"{percent:.0f}{_GAP}%".replace(_GAP, "\u00a0")
+        return f"{percent:.0f}\u00a0%"
     return f"{percent:.1f}\u00a0%" if percent >= 0.1 else "<0.1\u00a0%"
 
 

@@ -148,8 +148,8 @@ def tile_overlay(frame: Frame, boxes: Int64[np.ndarray, "n 4"]) -> bytes:
         if min(right - left, bottom - top) < _LEAST_BORDERED_PX:
             indices[top:bottom, left:right] = 2
             continue
-        indices[top:bottom, [left, right - 1]] = 1
-        indices[[top, bottom - 1], left:right] = 1
+        indices[top:bottom, left] = indices[top:bottom, right - 1] = 1
+        indices[top, left:right] = indices[bottom - 1, left:right] = 1
     return _flat_png(indices, [_CLEAR, (*TILE_COLOR, 230), (*TILE_COLOR, 110)])
 
 
@@ -187,9 +187,9 @@ def _flat_png(indices: UInt16[np.ndarray, "h w"], colours: Sequence[tuple[int, i
     """Indices into RGBA colours as a PNG: with a palette, unless there are too many colours for one."""
     palette, buffer = np.array(colours, np.uint8), io.BytesIO()
     if len(palette) > _PALETTE_SIZE:
-        Image.fromarray(palette[indices]).save(buffer, "PNG", optimize=True)
+        Image.fromarray(palette[indices]).save(buffer, "PNG")
         return buffer.getvalue()
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(palette[:, :3].tobytes())
-    image.save(buffer, "PNG", optimize=True, transparency=palette[:, 3].tobytes())
+    image.save(buffer, "PNG", transparency=palette[:, 3].tobytes())
     return buffer.getvalue()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -284,12 +284,16 @@ def _is(kind: type[int] | type[float], cell: str) -> bool:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(path, error) from error
     if not isinstance(record, dict):
         raise _corrupt(path, f"a JSON {type(record).__name__} instead of an object")
     return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
 def _columns(path: Path, names: tuple[str, ...]) -> tuple[Mapping[str, np.ndarray], str]:

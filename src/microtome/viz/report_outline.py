@@ -17,8 +17,7 @@ TOLERANCE_PX = 0.75
 def outline_path(path: Path, frame: Frame) -> str:
     """Read the polygons of a GeoJSON file as SVG path data.
 
-    Vertices that matter less than three quarters of a thumbnail pixel are left out, so that outlines of full-resolution masks stay
-    light.
+    Detail of less than :data:`TOLERANCE_PX` is left out, so that outlines of full-resolution masks stay light.
 
     Args:
         path: Polygons with holes, level-0 pixels.

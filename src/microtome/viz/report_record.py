@@ -84,11 +84,18 @@ def run_heading(run: Mapping[str, Any]) -> dict[str, str]:
 def key_figures(rows: Sequence[Mapping[str, str]], totals: Mapping[str, str], run: Mapping[str, Any]) -> list[Figure]:
     """The numbers at the top: sums over slides.csv, and the time of all stages."""
     status = Counter(row["status"] for row in rows)
-    counts = ", ".join(f"{status[name]} {name}" for name in STATUSES if status[name])
+    counts = ", ".join(f"{status[name]}\u00a0{name}" for name in STATUSES if status[name])
     n_hit = sum(row["n_unreadable"] not in ("", "0") for row in rows)
     seconds = {str(name): s for name, s in as_mapping(run.get("seconds")).items() if isinstance(s, int | float)}
     figures = [
-        Figure("slides", "slides", str(len(rows)), show_count(str(len(rows))), "", counts, "failed" if status["failed"] else ""),
+        Figure(
+            "slides",
+            "slides",
+            str(len(rows)),
+            show_count(str(len(rows))),
+            detail=counts,
+            mood="failed" if status["failed"] else "",
+        ),
         Figure("tissue_mm2", "tissue", totals["tissue_mm2"], show_area(totals["tissue_mm2"]), "mm²"),
         Figure("n_tiles", "tiles", totals["n_tiles"], show_count(totals["n_tiles"])),
         Figure(

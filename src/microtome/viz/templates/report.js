@@ -176,8 +176,11 @@
     open = card;
     one("#viewer-body").append(stage);
     one("#viewer-name").textContent = card.dataset.slide;
-    if (layers) one("#viewer-layers").append(layers);
-    if (!viewer.open) viewer.showModal();
+    if (!viewer.open) {
+      if (layers) one("#viewer-layers").append(layers);
+      viewer.showModal();
+      one("#viewer-next").focus();
+    }
     underlay(stage);
     redraw(stage);
   }
@@ -195,8 +198,8 @@
   one("#viewer-previous").addEventListener("click", () => step(-1));
   one("#viewer-next").addEventListener("click", () => step(1));
   viewer.addEventListener("close", () => { const card = open; putBack(); if (layers) gallery.before(layers); if (card) one(".enlarge", card).focus(); });
-  viewer.addEventListener("keydown", (event) => {
-    if (event.target.type === "range") return;  // the arrows are the slider's
+  document.addEventListener("keydown", (event) => {
+    if (!viewer.open || event.target.type === "range") return;  // the arrows are the slider's
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
