@@ -44,3 +44,13 @@ def require_case(case: Path) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return case
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """Folder of two 1536 px slides with known tissue, SVS-like and generic TIFF, made once; do not change it."""
+    from microtome.testing.synthetic import write_sample
+
+    folder = tmp_path_factory.mktemp("cohort")
+    write_sample(folder, n_slides=2, size_px=1536, kinds=("svs", "tiff"))
+    return folder

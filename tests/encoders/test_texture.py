@@ -88,7 +88,7 @@ def test_the_vector_is_that_of_revision_2(encoder):
     tile = np.stack([150 + 60 * np.sin(x / 5), 90 + 0.9 * y, 140 + 50 * np.cos((x + y) / 9)], axis=-1).astype(np.uint8)
     vector = encoder.encode(tile[None])[0].astype(np.float64)
     sums = [vector.sum(), np.abs(vector).sum(), (vector * np.cos(np.arange(len(vector)))).sum()]
-    np.testing.assert_allclose(sums, [np.float64(49.6528), np.float64(80.8992), np.float64(-10.5092)], rtol=2e-3)
+    np.testing.assert_allclose(sums, [49.6528, 80.8992, -10.5092], rtol=2e-3)
 
 
 @pytest.mark.shared

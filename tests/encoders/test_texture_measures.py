@@ -98,7 +98,7 @@ def test_ratios_fade_out_on_empty_glass():
     features = dict(zip(NAMES, Texture().encode(glass).T, strict=True))
     for name, neutral in (("h_share", 0.5), ("blue_share", 1 / 3), ("h_e_correlation", 0), ("h_asymmetry", 0)):
         np.testing.assert_allclose(features[name], neutral, atol=0.2, err_msg=name)
-        assert features[name].std() < 0.02, name
+        assert features[name].std() < 0.03, name
     for name in ("coherence_fine", "direction_fine", "coherence_coarse", "direction_coarse"):
         assert (features[name] < 0.1).all(), name
 

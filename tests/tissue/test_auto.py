@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from microtome.annotations.raster import rasterise
+from microtome.geometry import Box, Size
 from microtome.slides.open import open_slide
 from microtome.testing.array_slide import ArraySlide
+from microtome.testing.synthetic_section import SyntheticSlide
 from microtome.tissue.auto import Auto, glass_colour
 from microtome.tissue.find import find_tissue
 
@@ -178,6 +181,29 @@ def test_marks_on_the_glass_change_nothing_else(shared, kind):
     assert after[free].mean() <= 0.02
     near = cv2.dilate(mark.astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
     assert (before != after)[~near].mean() < 0.005
+
+
+@pytest.mark.parametrize("pen", [None, "blue", "green", "black"])
+def test_planted_tissue_and_pen(pen):
+    section = SyntheticSlide(3, size=2048, mpp=1.0, pen=pen)
+    frame, size = Box(0, 0, 2048, 2048), Size(1024, 1024)
+    slide = ArraySlide(section.read(frame, downsample=2), mpp=2.0)
+    tissue = find_tissue(slide)
+    mask = tissue.mask(box=slide.bounds, size=size)
+    truth, ink = (rasterise(p, box=frame, size=size) for p in (section.tissue, section.pen))
+    assert mask[ink].sum() <= 0.05 * ink.sum()
+    near = cv2.dilate(ink.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    assert (mask & truth & ~near).sum() / ((mask | truth) & ~near).sum() > 0.88
+    assert mask[truth & ~near].mean() > 0.98
+
+
+def test_planted_tissue_in_fluorescence():
+    section = SyntheticSlide(3, size=2048, mpp=1.0, modality="fluorescence")
+    frame, size = Box(0, 0, 2048, 2048), Size(1024, 1024)
+    slide = ArraySlide(section.read(frame, downsample=2), mpp=2.0)
+    mask = find_tissue(slide).mask(box=slide.bounds, size=size)
+    truth = rasterise(section.tissue, box=frame, size=size)
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.88
 
 
 def test_ink_is_kept_when_asked(shared):

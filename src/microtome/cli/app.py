@@ -29,6 +29,7 @@ app = App(
     version=microtome.__version__,
     default_parameter=Parameter(negative=()),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main() says how far the work came
 )
 
 OptionsT = TypeVar("OptionsT", bound=Options)

@@ -54,17 +54,7 @@ def make_view(
     Raises:
         ChannelError: If a channel is unknown, or the data is not 8-bit and no window is given.
     """
-    indices = []
-    for channel in channels:
-        text = str(channel)
-        if text in names:
-            indices.append(names.index(text))
-        elif text.isdigit() and int(text) < len(names):
-            indices.append(int(text))
-        else:
-            raise ChannelError(
-                f"There is no channel {channel!r}. The slide has {', '.join(names)} (0 to {len(names) - 1})."
-            )
+    indices = tuple(_channel_index(names, channel) for channel in channels)
     if window is None:
         if dtype != np.uint8:
             raise ChannelError(
@@ -72,7 +62,21 @@ def make_view(
                 "and 255."
             )
         window = (0.0, 255.0)
-    return View(tuple(indices), float(window[0]), float(window[1]))
+    return View(indices, float(window[0]), float(window[1]))
+
+
+def _channel_index(names: tuple[str, ...], channel: str | int) -> int:
+    """A whole number is an index; text is a name, or else an index in digits."""
+    if isinstance(channel, str) and channel in names:
+        return names.index(channel)
+    digits = str(channel)
+    if digits.isdecimal() and int(digits) < len(names):
+        return int(digits)
+    shown = ", ".join(names)
+    raise ChannelError(
+        f"There is no channel {channel!r}. The slide has {shown[:300]}{'...' if len(shown) > 300 else ''} "
+        f"(0 to {len(names) - 1})."
+    )
 
 
 def display_image(pixels: Shaped[np.ndarray, "h w c"], *, rgb: bool = False) -> UInt8[np.ndarray, "h w 3"]:

@@ -20,7 +20,7 @@ from microtome.tasks import stages
 from microtome.tasks.extraction import extract_slides, measure_slide, save_tile_images
 from microtome.tasks.grouping import group_slides
 from microtome.tasks.output import OutputFolder, RunRecord, SlideRow
-from microtome.tasks.thumbnails import draw_slide
+from microtome.tasks.thumbnails import draw_failed, draw_slide
 from microtome.tasks.work import Work, held
 from microtome.tiles.grid import Grid
 
@@ -99,6 +99,7 @@ def _look_and_lay(work: Work, method: stages.TissueMethod, grid: Grid | None, en
     if grid is not None:
         work.each("tiles", partial(stages.lay_slide, work, grid=grid))
     work.each("thumbnails", partial(draw_slide, work, with_tiles=grid is not None))
+    draw_failed(work)
     if isinstance(config, TileConfig) and config.save_tiles:
         work.each("tile images", partial(save_tile_images, work))
     if isinstance(config, TileConfig) and config.quality_flags and encoder is None:

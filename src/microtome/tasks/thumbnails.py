@@ -5,11 +5,13 @@ So a part that cannot be decoded does not cost the slide its features: it is str
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from microtome.errors import UnreadableRegionError
+from microtome.config import SlideOptions
+from microtome.errors import MicrotomeError, UnreadableRegionError
 from microtome.geometry import Box, Size
 from microtome.slides.base import Slide
 from microtome.slides.listing import SlideEntry
@@ -17,7 +19,7 @@ from microtome.slides.view import display_image
 from microtome.storage import Claim, digest, remove_leftovers, write_json
 from microtome.tasks.output import OutputFolder
 from microtome.tasks.stages import check_unchanged, read_outline
-from microtome.tasks.work import Work
+from microtome.tasks.work import Work, open_entry
 from microtome.tiles.store import read_tiles
 
 _PART_PX = 32
@@ -57,6 +59,22 @@ def draw_slide(work: Work, entry: SlideEntry, *, with_tiles: bool) -> bool:
             f"The thumbnail of slide {slide_id} has {n_lost} striped part(s) of {_PART_PX} px that cannot be decoded."
         )
     return False
+
+
+def draw_failed(work: Work) -> None:
+    """Write the plain picture of slides that failed but can be opened, so that one can see why they did."""
+    alive = {entry.slide_id for entry in work.alive}
+    for entry in work.entries:
+        if entry.slide_id in alive or work.folder.thumbnail_frame(entry.slide_id).exists() or work.stop.is_set():
+            continue
+        # without the given mpp, which may be what it failed for; a picture needs none
+        with suppress(MicrotomeError, OSError), open_entry(entry, SlideOptions(reader=work.config.reader)) as slide:
+            plain, n_lost = readable_thumbnail(slide, work.config.thumbnail_px)
+            shows = digest({"slide": slide.fingerprint, "failed": True})
+            box = [slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height]
+            frame = {"box": box, "shows": shows, "unreadable_parts": n_lost}
+            with Claim(work.folder.thumbnail_frame(entry.slide_id)):
+                _write(work.folder, entry.slide_id, plain, plain, frame)
 
 
 def readable_thumbnail(slide: Slide, max_px: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:

@@ -112,7 +112,7 @@ def _clam_attributes(path: Path, tiles: Tiles, slide_id: str) -> dict[str, objec
         "level_dim": np.array([level_size.width, level_size.height], np.int64),
         "downsampled_level_dim": np.array([level_size.width, level_size.height], np.int64),
         "name": slide_id,
-        "save_path": str(path.parent),
+        "save_path": path.parent.name,  # not the whole path: a folder may be moved, and equal tiles give equal files
     }
 
 

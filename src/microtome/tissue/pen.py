@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32
 from microtome.tissue.shapes import closed, opened, reached, without_small
 
 _TINY = 1e-3
+_MARKED = 0.004  # with so much strong ink there is a pen on this slide, and what is like it is ink too
 _EOSIN_BLUE = 0.58  # density in blue over that in green, where a slide shows none of its own
 
 
@@ -27,9 +28,9 @@ def find_ink(density: Float32[np.ndarray, "h w 3"], unit: float) -> Bool[np.ndar
     Returns:
         Mask of all colours of ink.
     """
-    red, green = _ratios(density)
-    ink = _green(density, red) | _blue(density, red, green)
-    ink |= _red(density, red, green, ink, unit) | _black(density)
+    red, blue = _ratios(density)
+    ink = _green(density, red) | _blue(density, red, blue)
+    ink |= _red(density, red, blue, ink, unit) | _black(density)
     return closed(ink, 2 * unit)
 
 
@@ -52,12 +53,20 @@ def _ratios(density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _green(density: np.ndarray, red: np.ndarray) -> np.ndarray:
     r, b = density[..., 0], density[..., 2]
-    return reached((red > 1.4) & (r > 0.07) & (r > 1.15 * b), (red > 1.9) & (r > 0.3) & (r > 1.3 * b))
+    strong = (red > 1.9) & (r > 0.3) & (r > 1.3 * b)
+    weak = (red > 1.4) & (r > 0.07) & (r > 1.15 * b)
+    if strong.mean() > _MARKED:
+        weak |= (red > 1.0) & (r > 0.6) & (r > b)  # over tissue
+    return reached(weak, strong)
 
 
 def _blue(density: np.ndarray, red: np.ndarray, blue: np.ndarray) -> np.ndarray:
     r = density[..., 0]
-    return reached((red > 1.25) & (blue < 0.5) & (r > 0.25), (red > 1.45) & (blue < 0.36) & (r > 1.0))
+    strong = (red > 1.45) & (blue < 0.36) & (r > 1.0)
+    weak = (red > 1.25) & (blue < 0.5) & (r > 0.25)
+    if strong.mean() > _MARKED:
+        weak |= (red > 0.7) & (blue < 0.45) & (r > 0.8)  # over tissue
+    return reached(weak, strong)
 
 
 def _red(density: np.ndarray, red: np.ndarray, blue: np.ndarray, other: np.ndarray, unit: float) -> np.ndarray:
@@ -68,7 +77,7 @@ def _red(density: np.ndarray, red: np.ndarray, blue: np.ndarray, other: np.ndarr
     inky = blue < 1.15  # above is brown: DAB, haemosiderin
     strong = inky & (blue > max(0.72, eosin + 0.13)) & (red < 0.15) & (g > 1.0)
     strong = without_small(opened(strong, 1), 30 * unit**2)
-    if strong.mean() > 0.004:  # there is a red pen on this slide: its lighter strokes need not touch a strong one
+    if strong.mean() > _MARKED:  # lighter strokes need not touch a strong one
         strong |= opened(inky & (blue > max(0.68, eosin + 0.09)) & (red < 0.3) & (g > 0.35), 1)
     return reached(inky & (blue > eosin + 0.06) & (red < 0.42) & (g > 0.2), strong)
 
@@ -76,7 +85,7 @@ def _red(density: np.ndarray, red: np.ndarray, blue: np.ndarray, other: np.ndarr
 def _black(density: np.ndarray) -> np.ndarray:
     average, spread = _grey(density)
     strong = opened((average > 1.2) & (spread < 0.35 * average), 1)
-    marked = strong.mean() > 0.004  # there is a black pen on this slide: over tissue it keeps some of its colour
+    marked = strong.mean() > _MARKED  # over tissue black ink keeps some of the tissue's colour
     return reached((average > 0.5) & (spread < (0.5 if marked else 0.42) * average), strong)
 
 

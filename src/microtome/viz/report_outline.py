@@ -37,7 +37,8 @@ def outline_path(path: Path, frame: Frame) -> str:
 
 
 def _to_thumbnail(xy: Float64[np.ndarray, "n 2"], frame: Frame) -> Float64[np.ndarray, "n 2"]:
-    return (xy - np.asarray(frame.box[:2])) * np.asarray(frame.scale)
+    placed: Float64[np.ndarray, "n 2"] = (xy - np.asarray(frame.box[:2])) * np.asarray(frame.scale)
+    return placed
 
 
 def _rings(geometry: shapely.Geometry) -> Iterator[Float64[np.ndarray, "n 2"]]:
