@@ -1,6 +1,5 @@
 """Pixels and small slides in many formats, made on the spot."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ def coordinates(height: int, width: int, channels: int = 3, dtype: str = "uint8"
 
 def noise(height: int, width: int, channels: int = 3, dtype: str = "uint8") -> np.ndarray:
     """Pixels without a pattern."""
-    return np.random.default_rng(3).integers(0, 255 if dtype == "uint8" else 4000, (height, width, channels)).astype(dtype)
+    full = 255 if dtype == "uint8" else 4000
+    return np.random.default_rng(3).integers(0, full, (height, width, channels)).astype(dtype)
 
 
 def canvas_of(image: np.ndarray, mpp: float | None = 0.5, downsamples: tuple[int, ...] = (1, 2, 4)) -> Canvas:
@@ -34,20 +34,17 @@ def canvas_of(image: np.ndarray, mpp: float | None = 0.5, downsamples: tuple[int
         mpp=mpp,
         downsamples=downsamples,
         channels=names or tuple(f"stain {c}" for c in range(image.shape[2])),
-        dtype=image.dtype.name,
+        dtype="uint16" if image.dtype == np.uint16 else "uint8",
     )
 
 
-def write_pages(path: Path, image: np.ndarray, **tags: Any) -> None:  # noqa: ANN401 - handed to tifffile
+def write_pages(path: Path, image: np.ndarray, **tags: Any) -> None:
     """A TIFF of one image as tifffile writes it."""
     samples = image.shape[2] if image.ndim == 3 else 1
     tags.setdefault("photometric", "rgb" if samples in (3, 4) else "minisblack")
     tifffile.imwrite(path, image, metadata=None, **tags)
 
 
-def save_png(path: Path, image: np.ndarray, **options: Any) -> None:  # noqa: ANN401 - handed to Pillow
+def save_png(path: Path, image: np.ndarray, **options: Any) -> None:
     """A PNG of an array."""
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path, **options)
-
-
-Writer = Callable[[Path], np.ndarray]

@@ -5,6 +5,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -47,13 +48,13 @@ def test_real_files(shared):
 def write(path, syntax, **fields):
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     meta.TransferSyntaxUID = syntax
     little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
     data = FileDataset(
         str(path), {}, file_meta=meta, preamble=b"\0" * 128, is_little_endian=little, is_implicit_VR=implicit
     )
-    data.SOPClassUID, data.SeriesInstanceUID = VLWholeSlideMicroscopyImageStorage, "1.2.840.7"
+    data.SOPClassUID, data.SeriesInstanceUID = VLWholeSlideMicroscopyImageStorage, UID("1.2.840.7")
     data.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     data.PhotometricInterpretation, data.BitsAllocated, data.Rows, data.Columns = "RGB", 8, 64, 32
     inner = Dataset()

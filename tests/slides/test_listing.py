@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_folders_are_searched_in_order(folder):
     listing = list_slides([folder])
     assert ids(listing) == ["a", "b", "d", "c"]
-    assert [entry.path for entry in listing.entries][0] == folder / "a.tif"
+    assert listing.entries[0].path == folder / "a.tif"
     why = reasons(listing)
     assert "neither" in why["notes.txt"]
     assert "plain image" in why["overview.png"]

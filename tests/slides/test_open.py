@@ -100,7 +100,8 @@ def test_unknown_names_without_a_type_checker(svs):
         "    try: call()\n"
         "    except ConfigError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(svs)], capture_output=True, text=True, timeout=120, check=True)
+    command = [sys.executable, "-c", code, str(svs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines()[0].endswith("Got 'bioformats'.")
     assert done.stdout.splitlines()[1].endswith("Got 'box'.")
 

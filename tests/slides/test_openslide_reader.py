@@ -49,9 +49,8 @@ def test_a_level_is_placed_by_openslides_downsample(tmp_path):
     path = tmp_path / "a.tif"
     small = coordinates(299, 333)
     with tifffile.TiffWriter(path) as tiff:
-        options = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
-        tiff.write(coordinates(900, 1000), **options)
-        tiff.write(small, subfiletype=1, **options)
+        for kind, image in ((0, coordinates(900, 1000)), (1, small)):
+            tiff.write(image, subfiletype=kind, tile=(64, 64), photometric="rgb", compression="deflate")
     with open_slide(path, reader="openslide") as slide:
         for x, y in [(0, 0), (64, 64), (101, 7), (250, 200)]:
             got = slide.read_native(1, Box(x, y, 60, 60)).astype(int)
@@ -103,7 +102,12 @@ def test_what_lies_outside_of_the_bounds_is_fill(tmp_path, monkeypatch):
 )
 def test_the_source_of_mpp(tmp_path, name, source):
     path, canvas = tmp_path / f"a.{name}", canvas_of(coordinates(256, 256), mpp=0.37)
-    {"svs": write_svs, "tif": write_tiff, "dicom": write_dicom}[name](path, canvas, coding=TileCoding(64))
+    if name == "svs":
+        write_svs(path, canvas, coding=TileCoding(64))
+    elif name == "tif":
+        write_tiff(path, canvas, coding=TileCoding(64))
+    else:
+        write_dicom(path, canvas, coding=TileCoding(64))
     with open_slide(path) as slide:
         assert slide.reader == "openslide"
         assert slide.mpp == pytest.approx(0.37, rel=1e-3)
@@ -163,10 +167,9 @@ def test_left_to_tifffile(tmp_path):
         tiff.write(image, tile=(32, 32), photometric="rgb", subifds=1)
         tiff.write(image[::2, ::2], tile=(32, 32), photometric="rgb", subfiletype=1)
     assert "SubIFDs" in declined(path)
-    for opened in [open_slide(path)]:
-        with opened as slide:
-            assert slide.reader == "tifffile"
-            assert len(slide.levels) == 2
+    with open_slide(path) as slide:
+        assert slide.reader == "tifffile"
+        assert len(slide.levels) == 2
 
 
 def test_versions_are_in_the_recipe(tmp_path):

@@ -74,10 +74,7 @@ TABLE = [
     refused(f"{HIGH}/seg_image_sm_dots_tiled_full.dcm", OTHER, "Segmentation"),
     refused(f"{HIGH}/seg_image_sm_numbers.dcm", OTHER, "Segmentation"),
     refused(f"{HIGH}/sm_annotations.dcm", OTHER, "Annotations"),
-    *(
-        opens(f"{HIGH}/sm_image{name}.dcm", "openslide", 0.499)
-        for name in ("", "_control", "_dots", "_numbers")
-    ),
+    *(opens(f"{HIGH}/sm_image{name}.dcm", "openslide", 0.499) for name in ("", "_control", "_dots", "_numbers")),
     refused(f"{HIGH}/sm_image_grayscale.dcm", errors.UnsupportedFormatError, "MONOCHROME2 of 16 bits"),
     refused(f"{HIGH}/sm_image_jpegls.dcm", errors.UnsupportedCompressionError, "1.2.840.10008.1.2.4.80"),
     opens("wsi/kidney-48-5.tif", "tifffile", needs_mpp=MISSING),

@@ -27,7 +27,7 @@ from microtome.stain import od_table, unmixing_matrix
 
 cv2: Any = _cv2  # OpenCV's stubs know no numbers as operands, which its functions take
 
-_CHUNK_PX = 16 * 224 * 224  # pixels at a time: enough to make Python's share small, some 30 MB at work
+_CHUNK_PX = 16 * 224 * 224  # pixels at a time: Python's share is small, some 10 MB are at work
 
 _OD_MAX = 2.55  # intensity 20 of 255; denser is ink, a fold or dirt, and must not outweigh tissue
 _OD = np.minimum(od_table(), np.float32(_OD_MAX))

@@ -118,8 +118,8 @@ def check_dicom(path: Path, header: DicomHeader) -> None:
     if not volumes:
         kinds = sorted({h.image_type[2] for h in series.values() if len(h.image_type) > 2})
         raise MissingCompanionError(
-            f"'{path}' belongs to a DICOM slide of which only {', '.join(kinds) or 'other images'} lie(s) in the folder: "
-            "the images of the tissue (VOLUME) are not there. Copy the whole series into one folder."
+            f"'{path}' belongs to a DICOM slide of which only {', '.join(kinds) or 'other images'} lie(s) in the "
+            "folder: the images of the tissue (VOLUME) are not there. Copy the whole series into one folder."
         )
     if all(h.is_resampled for h in volumes.values()):
         widest = max(volumes.values(), key=lambda h: h.width)

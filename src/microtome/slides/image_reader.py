@@ -147,8 +147,8 @@ def _old_jpeg_tiff(path: Path, data: bytes) -> _Picture:
     except Exception as error:
         # what libtiff cannot decode may be damaged or one of the many dialects of this compression
         raise UnsupportedCompressionError(
-            f"'{path}' is compressed as old-style JPEG (TIFF compression 6), which libtiff does not decode here: {error}. "
-            "Save it again with another compression."
+            f"'{path}' is compressed as old-style JPEG (TIFF compression 6), which libtiff does not decode here: "
+            f"{error}. Save it again with another compression."
         ) from error
     if pixels.dtype != np.uint8 or pixels.shape != (size.height, size.width, 3):
         raise UnsupportedFormatError(f"'{path}' holds old-style JPEG of {pixels.dtype} {pixels.shape}. Save it as RGB.")
@@ -181,8 +181,8 @@ def _check_size(path: Path, size: Size) -> None:
         )
     if size.area > MAX_PIXELS:
         raise UnsupportedFormatError(
-            f"'{path}' is a plain image of {size.width}×{size.height} px, more than the {MAX_PIXELS} px that are decoded "
-            "as a whole. Convert it to a tiled TIFF, for example with vips."
+            f"'{path}' is a plain image of {size.width}×{size.height} px, more than the {MAX_PIXELS} px that are "
+            "decoded as a whole. Convert it to a tiled TIFF, for example with vips."
         )
 
 

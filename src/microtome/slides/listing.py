@@ -214,8 +214,8 @@ def _entries(found: _Found) -> list[SlideEntry]:
         twin = entries.setdefault(entry.slide_id, entry)
         if twin is not entry:
             raise DuplicateSlideError(
-                f"Two slides are called {entry.slide_id!r}: '{twin.path}' and '{entry.path}'. Rename one, leave one out, or "
-                "give each a slide_id in a cohort table."
+                f"Two slides are called {entry.slide_id!r}: '{twin.path}' and '{entry.path}'. Rename one, leave one "
+                "out, or give each a slide_id in a cohort table."
             )
     return list(entries.values())
 

@@ -68,7 +68,8 @@ class OpenSlideSlide(FileSlide):
         if kind.format in _PLAIN_FORMATS:
             return "plain images are not OpenSlide's"
         if kind.dicom is not None and (kind.dicom.bits != 8 or kind.dicom.photometric.startswith("MONOCHROME")):
-            return f"OpenSlide takes DICOM of 8-bit colour only; this is {kind.dicom.photometric} of {kind.dicom.bits} bits"
+            what = f"{kind.dicom.photometric} of {kind.dicom.bits} bits"
+            return f"OpenSlide takes DICOM of 8-bit colour only; this is {what}"
         try:
             vendor = openslide.OpenSlide.detect_format(str(kind.path))
         except openslide.OpenSlideError as error:
@@ -154,7 +155,8 @@ class OpenSlideSlide(FileSlide):
         """Read an associated image."""
         if name not in self._associated:
             raise LookupError(
-                f"Slide '{self.path.name}' has no associated image {name!r}. It has: {', '.join(self._associated) or 'none'}."
+                f"Slide '{self.path.name}' has no associated image {name!r}. It has: "
+                f"{', '.join(self._associated) or 'none'}."
             )
         try:
             # on a handle of its own, since a failure would spoil the shared one

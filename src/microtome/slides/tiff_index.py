@@ -255,8 +255,8 @@ class _Walk:
 
     def _truncated(self, what: str) -> NoReturn:
         raise TruncatedSlideError(
-            f"'{self._path}' is a TIFF that was cut off: the file has {self._size} bytes, but {what}. Copy it again from "
-            "its source."
+            f"'{self._path}' is a TIFF that was cut off: the file has {self._size} bytes, but {what}. Copy it again "
+            "from its source."
         )
 
     def _corrupt(self, what: str) -> NoReturn:

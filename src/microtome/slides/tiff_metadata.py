@@ -1,4 +1,4 @@
-"""What a TIFF says of its pixel size and of the names of its planes, in the dialects of OME, ImageJ, Aperio and Akoya."""
+"""What a TIFF says of its pixel size and the names of its planes: the dialects of OME, ImageJ, Aperio and Akoya."""
 
 import itertools
 import re

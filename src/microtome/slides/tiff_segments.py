@@ -140,7 +140,8 @@ class TiffPlane:
             self._grid = self._raw_grid()
         elif index:
             raise UnsupportedFormatError(
-                f"'{source.path}' holds planes without pages of their own, and they are compressed. Save it as OME-TIFF."
+                f"'{source.path}' holds planes without pages of their own, and they are compressed. Save it as "
+                "OME-TIFF."
             )
         else:
             self._decode = key.decode
@@ -161,8 +162,8 @@ class TiffPlane:
         n_bytes = self._grid.height * self._grid.width * self.samples * self.dtype.itemsize
         if n_bytes > MAX_SEGMENT_BYTES:
             raise UnsupportedFormatError(
-                f"'{self._source.path}' stores its pixels in compressed pieces of {n_bytes / 1e9:.1f} GB each, which cannot "
-                "be read in part. Save it as a tiled TIFF."
+                f"'{self._source.path}' stores its pixels in compressed pieces of {n_bytes / 1e9:.1f} GB each, which "
+                "cannot be read in part. Save it as a tiled TIFF."
             )
 
     def read(self, box: Box) -> Shaped[np.ndarray, "h w s"]:
@@ -293,11 +294,11 @@ def _check(key: Any, path: Path) -> None:  # noqa: ANN401 - a page of an untyped
         )
     if compression != 1 and compression not in tifffile.TIFF.DECOMPRESSORS:
         raise UnsupportedCompressionError(
-            f"'{path}' is compressed in a way that is not known here (TIFF compression {compression}). Save it again with "
-            "JPEG, LZW, deflate or without compression."
+            f"'{path}' is compressed in a way that is not known here (TIFF compression {compression}). Save it again "
+            "with JPEG, LZW, deflate or without compression."
         )
     if key.dtype is None or int(key.imagedepth) > 1:
         raise UnsupportedFormatError(
-            f"'{path}' holds samples of a kind that is not read here (format {key.sampleformat}, {key.bitspersample} bits, "
-            f"depth {key.imagedepth})."
+            f"'{path}' holds samples of a kind that is not read here (format {key.sampleformat}, {key.bitspersample} "
+            f"bits, depth {key.imagedepth})."
         )

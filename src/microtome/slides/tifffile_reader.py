@@ -1,4 +1,4 @@
-"""TIFF that OpenSlide refuses or would show wrongly: striped, OME, QPTIFF, ImageJ, oriented, of many channels or bits."""
+"""TIFF that OpenSlide refuses or would show wrongly: striped, OME, QPTIFF, ImageJ, oriented, many channels or bits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,8 +72,8 @@ class TiffSlide(FileSlide):
             # a parser raises what it likes on bytes that make no sense
             self.close()
             raise CorruptSlideError(
-                f"'{path}' has a TIFF index that cannot be followed ({type(error).__name__}: {error}). Copy it again from "
-                "its source."
+                f"'{path}' has a TIFF index that cannot be followed ({type(error).__name__}: {error}). Copy it again "
+                "from its source."
             ) from error
 
     def _read_index(self, path: Path, tiff: tifffile.TiffFile, options: OpenOptions) -> None:
@@ -249,8 +249,8 @@ def _first_page(series: Any, path: Path) -> Any:  # noqa: ANN401
 
 def _missing_planes(path: Path, n: int) -> MissingCompanionError:
     return MissingCompanionError(
-        f"'{path}' is one file of an OME-TIFF in several, and {n} of its planes lie in files that are not beside it. Copy "
-        "all of its files into one folder."
+        f"'{path}' is one file of an OME-TIFF in several, and {n} of its planes lie in files that are not beside it. "
+        "Copy all of its files into one folder."
     )
 
 

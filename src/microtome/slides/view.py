@@ -58,8 +58,8 @@ def make_view(
     if window is None:
         if dtype != np.uint8:
             raise ChannelError(
-                f"The slide's pixels are {dtype}. Pass window=(low, high) (--window LOW,HIGH), the values that become 0 "
-                "and 255."
+                f"The slide's pixels are {dtype}. Pass window=(low, high) (--window LOW,HIGH), the values that become "
+                "0 and 255."
             )
         window = (0.0, 255.0)
     return View(indices, float(window[0]), float(window[1]))

@@ -49,8 +49,7 @@ class ArraySlide(Slide):
         size = Size(image.shape[1], image.shape[0])
         self.path = Path(f"{name}.array")
         self.levels = tuple(
-            Level(Size(i.shape[1], i.shape[0]), size.width / i.shape[1], size.height / i.shape[0])
-            for i in self._images
+            Level(Size(i.shape[1], i.shape[0]), size.width / i.shape[1], size.height / i.shape[0]) for i in self._images
         )
         self.bounds = Box.of(size)
         channels = image.shape[2]
@@ -109,9 +108,7 @@ def _rebuild(
     *rest: Any,  # noqa: ANN401
 ) -> ArraySlide:
     broken, given, view = rest
-    return ArraySlide(
-        image, mpp=mpp, name=name, downsamples=downsamples, broken=broken, given=given, view=view
-    )
+    return ArraySlide(image, mpp=mpp, name=name, downsamples=downsamples, broken=broken, given=given, view=view)
 
 
 def _shrunk(image: np.ndarray, downsample: int) -> np.ndarray:
