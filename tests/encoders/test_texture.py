@@ -47,6 +47,16 @@ def test_any_size_from_32_px_on(encoder, shape):
     assert np.isfinite(encoder.encode(tiles)).all()
 
 
+@pytest.mark.parametrize("shape", [(224, 224), (181, 263)])
+def test_a_tile_does_not_depend_on_the_chunk_it_is_measured_in(encoder, shape):
+    rng = np.random.default_rng(2)
+    coarse = rng.uniform(80, 255, (19, shape[0] // 9 + 1, shape[1] // 9 + 1, 3)).repeat(9, axis=1).repeat(9, axis=2)
+    tiles = (coarse[:, : shape[0], : shape[1]] * rng.uniform(0.9, 1, (19, *shape, 1))).astype(np.uint8)
+    together = encoder.encode(tiles)  # 16 at a time, or 17
+    np.testing.assert_array_equal(np.concatenate([encoder.encode(tile[None]) for tile in tiles]), together)
+    np.testing.assert_array_equal(encoder.encode(tiles[::-1])[::-1], together)
+
+
 @pytest.mark.parametrize("shape", [(31, 64), (64, 31), (0, 0)])
 def test_smaller_tiles_are_refused(encoder, shape):
     with pytest.raises(TileSizeError, match=f"{shape[1]}×{shape[0]}.*--tile-px {MIN_TILE_PX}"):

@@ -47,7 +47,9 @@ def statuses(out: Path) -> dict[str, str]:
 
 def leftovers(out: Path) -> list[str]:
     """What only a run that is under way may have."""
-    return sorted(p.name for p in out.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".claim", ".partial"))
+    return sorted(
+        p.name for p in out.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".claim", ".partial")
+    )
 
 
 def open_every_file(out: Path) -> int:

@@ -13,9 +13,7 @@ RUN = ("run", "--n-clusters", "3", "--umap-points", "0", "--batch-size", "4")
 
 def start(out, *arguments) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "microtome", *map(str, arguments), "--out", str(out)]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process) -> str:

@@ -218,13 +218,32 @@ def test_bytes_that_are_no_hdf5_are_refused(store: FeatureStore) -> None:
 def test_changed_features_fail_the_check(store: FeatureStore) -> None:
     path = store.write("A", example_features(50), example_boxes(50), recipe=RECIPE)
     store.check("A")
-    with h5py.File(path, "r+") as file:
-        file["features"][7, 1] += 1
+    with h5py.File(path, "r") as file:
+        offset = file["features"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[offset + 100] ^= 1
+    path.write_bytes(bytes(data))
+    assert store["A"].features.shape == (50, 4)  # too large to be read whenever a file is opened
     with pytest.raises(CorruptOutputError, match="checksum"):
         store.check("A")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_file_that_was_changed_with_another_program_is_refused(store: FeatureStore) -> None:
+    path = store.write("A", example_features(5), example_boxes(5), recipe=RECIPE)
+    with h5py.File(path, "r+") as file:
+        file.attrs["mpp"] = 9.0
+    with pytest.raises(CorruptOutputError, match="changed after it was written"):
+        _ = store["A"]
+
+
+def test_text_of_other_programs_is_not_followed(store: FeatureStore) -> None:
+    with h5py.File(store.path("A"), "w") as file:
+        file["features"], file["coords"] = example_features(3), _COORDS
+        file["coords"].attrs.update({"name": "variable", "fixed": np.bytes_(b"x"), "patch_size_level0": 9})
+    assert store["A"].attrs == {"fixed": "x", "patch_size_level0": 9}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), n_bytes=st.integers(1, 6))
 def test_damaged_bytes_never_break_more_than_our_own_error(tmp_path: Path, seed: int, n_bytes: int) -> None:
     store = FeatureStore(tmp_path)

@@ -1,6 +1,6 @@
 """Files cut off and spoiled at random: an error of ours or pixels, never anything else, and never a wait."""
 
-import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +35,15 @@ def _striped(path: Path) -> None:
 
 
 def _imagej(path: Path) -> None:
-    tifffile.imwrite(path, noise(30, 40, 4)[..., :1].repeat(4, 2).transpose(2, 0, 1).copy(), imagej=True)
+    tifffile.imwrite(path, noise(30, 40, 4).transpose(2, 0, 1).copy(), imagej=True)
 
 
 def _png(path: Path) -> None:
-    save_png(path, noise(30, 40, 4))
+    save_png(path, noise(30, 40, 4), format="PNG")
 
 
 def _wide_png(path: Path) -> None:
-    save_png(path, noise(30, 40, 1, "uint16"))
+    save_png(path, noise(30, 40, 1, "uint16"), format="PNG")
 
 
 def _jpeg(path: Path) -> None:
@@ -60,15 +60,15 @@ def _dicom(path: Path) -> None:
 _KINDS = (_svs, _ome, _tiled, _striped, _imagej, _png, _wide_png, _jpeg, _dicom)
 
 
-def spoiled(data: bytes, rng: random.Random) -> bytes:
+def spoiled(data: bytes, rng: np.random.Generator) -> bytes:
     """Cut off, or with some bytes exchanged, more often near both ends, where the indices are."""
     out = bytearray(data)
     if rng.random() < 0.3:
-        return bytes(out[: rng.randrange(len(out))])
+        return bytes(out[: rng.integers(len(out))])
     for _ in range(rng.choice([1, 3, 20])):
         reach = rng.choice([len(out), min(len(out), 400)])
-        at = rng.randrange(reach)
-        out[at if rng.random() < 0.6 else len(out) - 1 - at] = rng.choice([0, 255, rng.randrange(256)])
+        at = int(rng.integers(reach))
+        out[at if rng.random() < 0.6 else len(out) - 1 - at] = int(rng.choice([0, 255, rng.integers(256)]))
     return bytes(out)
 
 
@@ -81,15 +81,10 @@ def test_spoiled_files(tmp_path, make):
     with open_slide(path) as slide:
         slide.thumbnail(32)
     for seed in range(_N_SPOILED):
-        path.write_bytes(spoiled(whole, random.Random(seed)))
-        try:
-            with open_slide(path) as slide:
-                assert slide.thumbnail(32).dtype == np.uint8
-                assert slide.fingerprint
-        except MicrotomeError as error:
-            assert len(str(error)) > 20
-        try:
+        path.write_bytes(spoiled(whole, np.random.default_rng(seed)))
+        with suppress(MicrotomeError), open_slide(path) as slide:
+            assert slide.thumbnail(32).dtype == np.uint8
+            assert slide.fingerprint
+        with suppress(MicrotomeError):
             assert explain_readers(path)
-        except MicrotomeError:
-            pass
         list_slides([tmp_path])

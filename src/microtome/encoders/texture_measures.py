@@ -1,9 +1,8 @@
 """The measurements behind the ``texture`` encoder: many tiles per call, in OpenCV and NumPy.
 
 Tiles of a chunk lie below each other in one tall image, so that a call serves all of them and Python's own share of
-the time is small; a chunk is small enough for its planes to stay in the
-processor's caches. No value depends on
-what else is in the chunk: filters work on tiles mirrored at their borders (the edge pixel repeated), no filter keeps a
+the time is small; a chunk is small enough for its planes to stay in the processor's caches. No value depends on what
+else is in the chunk: filters work on tiles mirrored at their borders (the edge pixel repeated), no filter keeps a
 running sum, and sums run over one tile at a time in an order that only its own pixels decide.
 
 All but the finest detail is measured on the tile averaged to half its size: JPEG keeps colour at that resolution, and

@@ -32,9 +32,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from microtome.errors import CorruptOutputError, MissingOutputError, OutputError
+from microtome.features.seal import is_sealed, seal_file, seal_holds
 
 FORMAT = "microtome-features"
 FORMAT_VERSION = 1
+_CHECKSUM = "features_crc32"
 _BLOCK_BYTES = 16 * 1024 * 1024
 _ERRNO = re.compile(r"errno = (\d+)")
 
@@ -181,7 +183,9 @@ def write_bag_file(
             dtype=h5py.string_dtype(),
             shape=(len(content.unreadable),),
         )
-        file.attrs.update({**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, "features_crc32": checksum})
+        file.attrs.update({**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, _CHECKSUM: checksum})
+        offset, n_bytes = features.id.get_offset() or 0, features.size * features.dtype.itemsize
+    seal_file(path, offset, n_bytes)
 
 
 def _side_attributes(boxes: Int64[np.ndarray, "n 4"]) -> dict[str, Plain]:
@@ -215,17 +219,23 @@ def read_bag(path: Path, slide_id: str) -> Bag:
 
     Returns:
         The bag. Features of another program's file are checked to be finite; our own were before they were written
-        (:func:`check_bag` does it again).
+        (:func:`check_bag` does it again), and everything but them is checked by its seal. Of another program's
+        attributes only numbers and text of fixed length are read.
 
     Raises:
         MissingOutputError: If nothing is there.
         CorruptOutputError: If the file is truncated, damaged, or has not this layout.
     """
+    with _read_explained(path):
+        own = is_sealed(path)
+        if own and not seal_holds(path):
+            raise _corrupt(path, "it is damaged, or was changed after it was written")
     with _read_explained(path), h5py.File(path, "r", locking=False) as file:
+        if not own and _CHECKSUM in file.attrs:
+            raise _corrupt(path, "it is truncated, or was changed after it was written")
         features, where = _find_features(path, file)
         coords = _read_coords(path, file, len(features) if features is not None else where.shape[0])
-        attrs = {**_plain_attributes(file), **_plain_attributes(file["coords"])}
-        own = attrs.get("format") == FORMAT
+        attrs = {**_plain_attributes(file, own=own), **_plain_attributes(file["coords"], own=own)}
         boxes = _read_boxes(path, file, coords, attrs)
         unreadable, errors, rows = _read_unreadable(path, file, len(coords), own=own)
     if features is None:
@@ -245,7 +255,7 @@ def check_bag(path: Path, bag: Bag) -> None:
     checksum = 0
     for block in _blocks(bag.features):
         checksum = zlib.crc32(np.ascontiguousarray(block).tobytes(), checksum)
-    expected = bag.attrs.get("features_crc32")
+    expected = bag.attrs.get(_CHECKSUM)
     if expected is not None and int(expected) != checksum:
         raise _corrupt(path, "its features are not those that were written (checksum)")
 
@@ -321,8 +331,13 @@ def _read_unreadable(
     return boxes.astype(np.int64, copy=False), errors, rows.astype(np.int64, copy=False)
 
 
-def _plain_attributes(thing: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in thing.attrs.items()}
+def _plain_attributes(thing: h5py.File | h5py.Dataset, *, own: bool) -> dict[str, Any]:
+    """Attributes as plain values; not those of variable length where no seal vouches for the file.
+
+    HDF5 follows pointers for these, and one that is damaged takes the interpreter with it.
+    """
+    names = (name for name in thing.attrs if own or thing.attrs.get_id(name).dtype.kind in "iufbS")
+    return {name: _plain(thing.attrs[name]) for name in names}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - an attribute of HDF5 can be anything

@@ -43,7 +43,7 @@ def seal_holds(path: Path) -> bool:
     if first != _MARK or last != _MARK or zlib.crc32(_SEAL.pack(_MARK, start, n_bytes, checksum, 0, _MARK)) != own:
         return False
     size = path.stat().st_size - _SEAL.size
-    return start + n_bytes <= size and _checksum(path, start, n_bytes, size) == checksum
+    return bool(start + n_bytes <= size and _checksum(path, start, n_bytes, size) == checksum)
 
 
 def _read_seal(path: Path) -> bytes | None:
@@ -61,10 +61,6 @@ def _checksum(path: Path, start: int, n_bytes: int, size: int) -> int:
     with path.open("rb") as file:
         for begin, end in ((0, start), (start + n_bytes, size)):
             file.seek(begin)
-            while begin < end:
-                block = file.read(min(_BLOCK_BYTES, end - begin))
-                if not block:
-                    return -1
-                checksum = zlib.crc32(block, checksum)
-                begin += len(block)
+            for left in range(end - begin, 0, -_BLOCK_BYTES):
+                checksum = zlib.crc32(file.read(min(_BLOCK_BYTES, left)), checksum)
     return checksum

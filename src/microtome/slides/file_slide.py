@@ -85,7 +85,8 @@ class FileSlide(Slide):
         where = f"level {level}, " if level else ""
         return UnreadableRegionError(
             f"Slide '{self.path.name}': the region x={box.x} y={box.y} {box.width}×{box.height} px "
-            f"({where}{self.reader}) cannot be decoded: {reason}. Copy the file again from its source or leave the region out."
+            f"({where}{self.reader}) cannot be decoded: {reason}. Copy the file again from its source "
+            "or leave the region out."
         )
 
     def check_unchanged(self) -> None:
