@@ -32,7 +32,7 @@ def test_all_odd_files_among_good_slides(shared, cohort, undisturbed, slides, tm
     out = tmp_path / "out"
     process = subprocess.run(
         [sys.executable, "-m", "microtome", "extract", str(slides), "--out", str(out)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=250,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
@@ -147,7 +147,7 @@ def test_a_thumbnail_is_striped_where_it_cannot_be_decoded_and_nowhere_else(dtyp
     whole, broken = ArraySlide(pixels), ArraySlide(pixels, broken=(bad,))
     plain, none = readable_thumbnail(whole, 320)
     image, n_lost = readable_thumbnail(broken, 320)
-    assert (none, n_lost) == (0, 2)  # parts of 64 × 64 level-0 pixels: columns 2 and rows 1
+    assert (none, n_lost) == (0, 1)  # the part of 64 × 64 level-0 pixels in column 2 of row 1
     assert image.shape == plain.shape == (200, 320, 3)
     if dtype == np.uint8:  # others are stretched by what is there to be seen
         differs = (image != plain).any(axis=2)

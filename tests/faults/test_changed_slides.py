@@ -1,4 +1,4 @@
-"""A slide that is deleted, replaced or rewritten while the run is under way fails alone and leaves no wrong features."""
+"""A slide that is deleted, replaced or rewritten during a run fails alone and leaves no wrong features."""
 
 import os
 import shutil

@@ -8,28 +8,56 @@ import pytest
 
 from microtome.config import ExtractConfig, TileConfig
 from microtome.errors import OutputWriteError
+from microtome.storage import QuietProgress
 from tests.conftest import REPOSITORY
 from tests.faults.disks import fill, make_read_only, small_disk
-from tests.faults.outputs import FEATURES, contents, do, leftovers, open_every_file, statuses
+from tests.faults.outputs import FEATURES, contents, do, leftovers, open_every_file, statuses, values_of
 
 MIB = 1024 * 1024
 RESULTS = ("tissue", "tiles", "features", "thumbnails")
 
 
-def test_a_disk_that_fills_up_fails_the_slides_that_do_not_fit(cohort, undisturbed, tmp_path):
+class Notes(QuietProgress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_slides_that_do_not_fit_on_the_disk_fail_with_their_reason(cohort, undisturbed, tmp_path):
     with small_disk(tmp_path / "disk", n_bytes=4 * MIB) as disk:
         out = disk / "out"
-        assert do(TileConfig, cohort, out).record.failed == []
-        filler = fill(disk, leave=24 * 1024)  # for the tables, not for features
+        filler = fill(disk, leave=200 * 1024)  # for outlines, tiles and tables, not for pictures
         result = do(ExtractConfig, cohort, out)
-        assert {f.error for f in result.record.failed} == {"OutputWriteError"}
-        assert len(result.record.failed) > 0
+        assert len(result.record.failed) == 2
         for failure in result.record.failed:
-            assert "Free space" in failure.reason
-            assert statuses(out)[failure.slide_id] == "failed"
+            assert (failure.stage, failure.error) == ("thumbnails", "OutputWriteError")
+            assert "No space left on device. Free space" in failure.reason
+            assert values_of(out)[failure.slide_id]["error"] == failure.reason
         open_every_file(out)
         filler.unlink()
         assert do(ExtractConfig, cohort, out).record.failed == []
+        assert contents(out, *RESULTS) == contents(undisturbed, *RESULTS)
+        assert leftovers(out) == []
+
+
+def test_features_that_fill_the_disk_are_gone_on_with_when_there_is_space(cohort, undisturbed, tmp_path):
+    """What is committed of them is kept and takes the last byte, so the tables do not fit either; all is said."""
+    with small_disk(tmp_path / "disk", n_bytes=4 * MIB) as disk:
+        out, progress = disk / "out", Notes()
+        assert do(TileConfig, cohort, out).record.failed == []
+        filler = fill(disk, leave=16 * 1024)
+        with pytest.raises(OutputWriteError, match=r"cannot be written: No space left"):
+            do(ExtractConfig, cohort, out, progress=progress, batch_size=4)
+        failed = [n for n in progress.notes if n.startswith("failed: sample-0")]
+        assert failed
+        assert all("features" in n and "No space left on device. Free space" in n for n in failed)
+        open_every_file(out)
+        filler.unlink()
+        assert do(ExtractConfig, cohort, out, batch_size=4).record.failed == []
         assert contents(out, *RESULTS) == contents(undisturbed, *RESULTS)
         assert leftovers(out) == []
 
@@ -46,12 +74,13 @@ def test_a_full_disk_is_said_before_any_slide_is_touched(cohort, tmp_path):
 
 def test_tables_that_do_not_fit_for_a_while_do_not_end_the_run(cohort, undisturbed, tmp_path):
     """The disk is full when a stage ends, and has space again when the next one begins."""
-    from microtome.storage import QuietProgress
-
     with small_disk(tmp_path / "disk", n_bytes=4 * MIB) as disk:
         fillers, notes = [], []
 
-        class Filling(QuietProgress):
+        class Filling(Notes):
+            def __init__(self):
+                self.notes = notes
+
             def start(self, stage, total):
                 if fillers:
                     fillers.pop().unlink(missing_ok=True)
@@ -59,9 +88,6 @@ def test_tables_that_do_not_fit_for_a_while_do_not_end_the_run(cohort, undisturb
             def finish(self):
                 if not fillers and not notes:
                     fillers.append(fill(disk, leave=0))
-
-            def note(self, text):
-                notes.append(text)
 
         result = do(TileConfig, cohort, disk / "out", progress=Filling())
         assert [n for n in notes if "slides.csv" in n]
@@ -95,7 +121,7 @@ def test_files_that_may_not_grow_fail_the_slide_and_leave_nothing_half(cohort, u
     for folder in ("features", "clusters"):
         shutil.rmtree(finished / folder)
     command = [sys.executable, "-c", LIMITED, str(limit), "extract", str(cohort), "--out", str(finished)]
-    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=250)
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=250, check=False)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
     assert "features" in process.stderr

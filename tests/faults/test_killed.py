@@ -71,7 +71,8 @@ def assert_same(out: Path, undisturbed: Path) -> None:
 
 
 def test_killed_in_four_stages_and_run_again_is_as_if_undisturbed(cohort, undisturbed, tmp_path):
-    rng, out, seconds = random.Random(0), tmp_path / "out", seconds_of(undisturbed)
+    rng, seconds = random.Random(0), seconds_of(undisturbed)  # noqa: S311 - moments of kills, not secrets
+    out = tmp_path / "out"
     killed = []
     for stage in ("tissue", "features", "clusters", "report"):
         killed.append(kill_in(stage, cohort, out, rng.random() * seconds[stage]))
@@ -94,7 +95,7 @@ def undisturbed_umap(cohort, undisturbed, tmp_path_factory):
 @pytest.mark.parametrize("stage", STAGE_BEFORE)
 def test_killed_twenty_four_times_is_as_if_undisturbed(cohort, undisturbed_umap, undisturbed, tmp_path, stage):
     """Four times in each of six stages, at four moments of it; what earlier kills left stays for the next."""
-    rng, seconds = random.Random(stage), seconds_of(undisturbed)
+    rng, seconds = random.Random(stage), seconds_of(undisturbed)  # noqa: S311 - moments of kills, not secrets
     out = Path(shutil.copytree(undisturbed_umap, tmp_path / "out"))
     for quarter in range(4):
         while True:

@@ -243,7 +243,8 @@ def test_what_is_there_is_left_alone(store: FeatureStore) -> None:
     result = extract(source, encoder, store, ExtractOptions(batch_size=3, overwrite=True))
     assert (result.status, result.n_tiles) == ("skipped", 9)
     assert (source.n_read, encoder.shapes) == (0, [])
-    assert store.path("A").stat() == before
+    after = store.path("A").stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
 
 
 @pytest.mark.parametrize(

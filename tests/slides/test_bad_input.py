@@ -70,7 +70,7 @@ def test_directory(tmp_path):
     ("content", "words"),
     [
         (b"slide_id,path\nA,a.svs\n", "slide_id,path"),
-        ("größer als nötig\n".encode() * 400, "größer"),
+        ("größer und breiter\n".encode() * 400, "größer"),
         (b"<!DOCTYPE html><html>404 Not Found</html>", "DOCTYPE"),
         (b'{"type": "FeatureCollection"}', "FeatureCollection"),
         (b"\n\n  x", "'x'"),

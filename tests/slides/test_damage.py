@@ -68,7 +68,7 @@ def spoiled(data: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(rng.choice([1, 3, 20])):
         reach = rng.choice([len(out), min(len(out), 400)])
         at = int(rng.integers(reach))
-        out[at if rng.random() < 0.6 else len(out) - 1 - at] = int(rng.choice([0, 255, rng.integers(256)]))
+        out[at if rng.random() < 0.6 else len(out) - 1 - at] = int(rng.choice(np.array([0, 255, rng.integers(256)])))
     return bytes(out)
 
 

@@ -18,8 +18,6 @@ level-0 pixels) of tiles that could not be decoded, with ``unreadable_rows`` and
 """
 
 import errno
-import os
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,12 +31,12 @@ from jaxtyping import Float, Int64
 
 from microtome.errors import CorruptOutputError, MissingOutputError, OutputError
 from microtome.features.seal import is_sealed, seal_file, seal_holds
+from microtome.storage import LateErrorFile
 
 FORMAT = "microtome-features"
 FORMAT_VERSION = 1
 _CHECKSUM = "features_crc32"
 _BLOCK_BYTES = 16 * 1024 * 1024
-_ERRNO = re.compile(r"errno = (\d+)")
 
 Plain = str | int | float | bool | list[int] | list[float] | list[str]
 """What an attribute may be."""
@@ -161,31 +159,38 @@ def write_bag_file(
     """
     n = len(content.boxes)
     checksum, start = 0, 0
-    with _system_errors(), h5py.File(path, "w", locking=False) as file:
-        features = file.create_dataset("features", shape=(n, dim), dtype=dtype)
-        for block in blocks:
-            rows = np.ascontiguousarray(block, dtype=dtype)
-            features[start : start + len(rows)] = rows
-            checksum = zlib.crc32(rows.tobytes(), checksum)
-            start += len(rows)
-        if start != n:
-            raise CorruptOutputError(f"'{path}': {start} rows of features came for {n} tiles. Run again.")
-        coords = file.create_dataset("coords", data=content.boxes[:, :2])
-        coords.attrs.update({**_side_attributes(content.boxes), **content.coords_attrs})
-        if len(np.unique(content.boxes[:, 2:], axis=0)) > 1:
-            file.create_dataset("boxes", data=content.boxes)
-        file.create_dataset("rows", data=content.rows)
-        file.create_dataset("unreadable", data=content.unreadable)
-        file.create_dataset("unreadable_rows", data=content.unreadable_rows)
-        file.create_dataset(
-            "unreadable_errors",
-            data=list(content.unreadable_errors),
-            dtype=h5py.string_dtype(),
-            shape=(len(content.unreadable),),
-        )
-        file.attrs.update({**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, _CHECKSUM: checksum})
-        offset, n_bytes = features.id.get_offset() or 0, features.size * features.dtype.itemsize
+    with LateErrorFile(path) as raw:
+        with h5py.File(raw, "w") as file:
+            features = file.create_dataset("features", shape=(n, dim), dtype=dtype)
+            for block in blocks:
+                rows = np.ascontiguousarray(block, dtype=dtype)
+                features[start : start + len(rows)] = rows
+                raw.check()
+                checksum = zlib.crc32(rows.tobytes(), checksum)
+                start += len(rows)
+            if start != n:
+                raise CorruptOutputError(f"'{path}': {start} rows of features came for {n} tiles. Run again.")
+            _write_tables(file, content)
+            file.attrs.update({**content.attrs, "format": FORMAT, "version": FORMAT_VERSION, _CHECKSUM: checksum})
+            offset, n_bytes = features.id.get_offset() or 0, features.size * features.dtype.itemsize
+        raw.check()
     seal_file(path, offset, n_bytes)
+
+
+def _write_tables(file: h5py.File, content: BagContent) -> None:
+    coords = file.create_dataset("coords", data=content.boxes[:, :2])
+    coords.attrs.update({**_side_attributes(content.boxes), **content.coords_attrs})
+    if len(np.unique(content.boxes[:, 2:], axis=0)) > 1:
+        file.create_dataset("boxes", data=content.boxes)
+    file.create_dataset("rows", data=content.rows)
+    file.create_dataset("unreadable", data=content.unreadable)
+    file.create_dataset("unreadable_rows", data=content.unreadable_rows)
+    file.create_dataset(
+        "unreadable_errors",
+        data=list(content.unreadable_errors),
+        dtype=h5py.string_dtype(),
+        shape=(len(content.unreadable),),
+    )
 
 
 def _side_attributes(boxes: Int64[np.ndarray, "n 4"]) -> dict[str, Plain]:
@@ -195,19 +200,6 @@ def _side_attributes(boxes: Int64[np.ndarray, "n 4"]) -> dict[str, Plain]:
         return {}
     width, height = (int(v) for v in sizes[0])
     return {"patch_size_level0": width if width == height else [width, height]}
-
-
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """HDF5 reports a disk that fills up while a file is closed as a RuntimeError with the number in its text."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = _ERRNO.search(str(error))
-        if found is None:
-            raise
-        number = int(found[1])
-        raise OSError(number, os.strerror(number)) from error
 
 
 def read_bag(path: Path, slide_id: str) -> Bag:

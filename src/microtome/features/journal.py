@@ -88,7 +88,11 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             self._file = FileIO(path, "r+")
-            self._resume()
+            try:
+                self._resume()
+            except BaseException:
+                self._file.close()
+                raise
 
     def append(self, batch: JournalBatch) -> None:
         """Commit the next batch.

@@ -34,13 +34,17 @@ _TYPE_BYTES = {**{k: int(v[1]) for k, v in _TYPES.items()}, 5: 8, 10: 8, 11: 4, 
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 DESCRIPTION, STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_COUNTS = 270, 273, 274, 277, 279
+ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT = 278, 322, 323
 PLANAR, TILE_OFFSETS, TILE_COUNTS, SUB_IFDS, EXTRA_SAMPLES = 284, 324, 325, 330, 338
-SAMPLE_FORMAT, JPEG_OFFSET, JPEG_COUNT, NDPI = 339, 513, 514, 65420
-_READ = (SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIP_OFFSETS, ORIENTATION, SAMPLES,
-         STRIP_COUNTS, PLANAR, TILE_OFFSETS, TILE_COUNTS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT, NDPI)  # fmt: skip
+NDPI = 65420
+_READ = frozenset(
+    {SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIP_OFFSETS, ORIENTATION, SAMPLES}
+    | {ROWS_PER_STRIP, STRIP_COUNTS, TILE_WIDTH, TILE_HEIGHT, PLANAR, TILE_OFFSETS, TILE_COUNTS, SUB_IFDS}
+    | {EXTRA_SAMPLES}
+)
 _CHECKED_PAIRS = ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS))
 _MIN_IS_BLACK, _RGB, _YCBCR = 1, 2, 6
-_REDUCED = 1
+_SEPARATE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,8 @@ class _Walk:
     def _page(self, tags: dict[int, np.ndarray]) -> TiffPage:
         if not (_has(tags, WIDTH) and _has(tags, HEIGHT)):
             self._corrupt("an IFD names no width or no height")
+        if _first(tags, SAMPLES, 1) < 1:
+            self._corrupt("an IFD names no samples")
         self._check_segments(tags)
         return TiffPage(
             width=int(tags[WIDTH][0]),
@@ -234,6 +240,9 @@ class _Walk:
             if at not in tags or count not in tags:
                 continue
             offsets, counts = tags[at].astype(np.uint64), tags[count].astype(np.uint64)
+            needed = _n_segments(tags, tiled=at == TILE_OFFSETS)
+            if len(offsets) < needed:
+                self._corrupt(f"an image of this size has {needed} tiles or strips, but it names {len(offsets)}")
             if len(offsets) != len(counts):
                 self._corrupt(f"an IFD names {len(offsets)} offsets of pixels but {len(counts)} lengths")
             ends = np.where(counts > 0, offsets + counts, 0)
@@ -263,6 +272,17 @@ class _Walk:
         raise CorruptSlideError(
             f"'{self._path}' starts as a TIFF, but its index makes no sense: {what}. Copy it again from its source."
         )
+
+
+def _n_segments(tags: dict[int, np.ndarray], *, tiled: bool) -> int:
+    """How many tiles or strips an image of its size has."""
+    width, height = int(tags[WIDTH][0]), int(tags[HEIGHT][0])
+    planes = _first(tags, SAMPLES, 1) if _first(tags, PLANAR, 1) == _SEPARATE else 1
+    if not tiled:
+        rows = _first(tags, ROWS_PER_STRIP, height)
+        return planes * -(-height // rows) if rows else 0
+    across, down = _first(tags, TILE_WIDTH, 0), _first(tags, TILE_HEIGHT, 0)
+    return planes * -(-width // across) * -(-height // down) if across and down else 0
 
 
 def _has(tags: dict[int, np.ndarray], tag: int) -> bool:

@@ -3,10 +3,10 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 from xml.etree import ElementTree as Xml
 
 from microtome.slides.resolution import Metadata
+from microtome.slides.tiff_pixels import Page
 
 _UM_PER_UNIT = {
     "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "\\u00B5m": 1.0, "\\u00b5m": 1.0,
@@ -30,14 +30,14 @@ def ome_image(xml: str | None, index: int) -> Element | None:
         return None
     try:
         # The parser is expat, which expands no external entities and bounds internal ones.
-        root = Xml.fromstring(xml)  # noqa: S314
+        root = Xml.fromstring(xml)  # noqa: S314 - expat bounds what entities may do
     except Xml.ParseError:
         return None
     pixels = [p for p in root.iter() if p.tag.endswith("}Pixels") or p.tag == "Pixels"]
     return pixels[index] if index < len(pixels) else None
 
 
-def find_mpp(page: Any, ome: Element | None, imagej: Mapping[str, object] | None) -> Metadata | None:  # noqa: ANN401 - a page of an untyped library
+def find_mpp(page: Page, ome: Element | None, imagej: Mapping[str, object] | None) -> Metadata | None:
     """µm per pixel as the file says it, the most specific dialect first.
 
     Args:
@@ -67,13 +67,13 @@ def _ome_mpp(pixels: Element | None) -> Metadata | None:
     return Metadata(sizes[0], sizes[1], "ome.PhysicalSizeX")
 
 
-def _aperio_mpp(page: Any) -> Metadata | None:  # noqa: ANN401
+def _aperio_mpp(page: Page) -> Metadata | None:
     match = _APERIO_MPP.search(page.description) if page.description.startswith("Aperio") else None
     mpp = _number(match.group(1)) if match else None
     return None if mpp is None else Metadata(mpp, mpp, "aperio.MPP")
 
 
-def _imagej_mpp(page: Any, fields: Mapping[str, object] | None) -> Metadata | None:  # noqa: ANN401
+def _imagej_mpp(page: Page, fields: Mapping[str, object] | None) -> Metadata | None:
     if not fields:
         return None
     unit = _UM_PER_UNIT.get(str(fields.get("unit", "")))
@@ -83,7 +83,7 @@ def _imagej_mpp(page: Any, fields: Mapping[str, object] | None) -> Metadata | No
     return Metadata(unit / per_unit[0], unit / per_unit[1], "imagej.unit")
 
 
-def _tag_mpp(page: Any) -> Metadata | None:  # noqa: ANN401
+def _tag_mpp(page: Page) -> Metadata | None:
     tag = page.tags.get(_UNIT)
     unit = _TAG_UNITS_UM.get(int(tag.value) if tag is not None else 2)  # the default of TIFF 6.0 is the inch
     per_unit = _resolution(page)
@@ -92,7 +92,7 @@ def _tag_mpp(page: Any) -> Metadata | None:  # noqa: ANN401
     return Metadata(unit / per_unit[0], unit / per_unit[1], "tiff.XResolution")
 
 
-def _resolution(page: Any) -> tuple[float, float] | None:  # noqa: ANN401
+def _resolution(page: Page) -> tuple[float, float] | None:
     """Pixels per unit, across and down."""
     values = []
     for code in (_X, _Y):
@@ -156,7 +156,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def channel_names(ome: Element | None, pages: Sequence[Any]) -> list[str | None]:
+def channel_names(ome: Element | None, pages: Sequence[Page]) -> list[str | None]:
     """Names of the channels of axis C as OME-XML or the pages' own descriptions (Akoya's QPTIFF) give them."""
     if ome is not None:
         found = [c.get("Name") or c.get("Fluor") for c in ome if c.tag.rpartition("}")[2] == "Channel"]
@@ -165,13 +165,13 @@ def channel_names(ome: Element | None, pages: Sequence[Any]) -> list[str | None]
     return [_qptiff_name(page) for page in pages]
 
 
-def _qptiff_name(page: Any) -> str | None:  # noqa: ANN401
+def _qptiff_name(page: Page) -> str | None:
     text = getattr(page, "description", "") or ""
     if "QPI-ImageDescription" not in text[:200]:
         return None
     try:
         # it says that it is UTF-16, which it is not
-        root = Xml.fromstring(re.sub(r"^<\?xml[^>]*\?>\s*", "", text))  # noqa: S314
+        root = Xml.fromstring(re.sub(r"^<\?xml[^>]*\?>\s*", "", text))  # noqa: S314 - as above
     except Xml.ParseError:
         return None
     return root.findtext("Biomarker") or root.findtext("Name")

@@ -9,6 +9,9 @@ from jaxtyping import Shaped
 
 from microtome.errors import UnsupportedFormatError
 
+Page = Any
+"""A page (or light frame of one) of tifffile, which has no types of its own that say more."""
+
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _MASK, _SEPARATED, _YCBCR = 0, 1, 2, 3, 4, 5, 6
 _GREY = (_MIN_IS_WHITE, _MIN_IS_BLACK, _MASK)
 _JPEG = (7, 34892, 33007, 33003, 33005, 34712, 50001)  # compressions whose decoders give RGB for YCbCr
@@ -71,7 +74,7 @@ def compose_on_white(
     return np.asarray(np.minimum(composed, full).astype(pixels.dtype))
 
 
-def page_colour(key: Any, path: Path, *, is_channel: bool) -> Colour:  # noqa: ANN401 - a page of an untyped library
+def page_colour(key: Page, path: Path, *, is_channel: bool) -> Colour:
     """Find out what a page's samples mean.
 
     Args:
@@ -101,7 +104,7 @@ def page_colour(key: Any, path: Path, *, is_channel: bool) -> Colour:  # noqa: A
     if photometric not in (*_GREY, _RGB):
         raise _unsupported(path, f"colours of photometric interpretation {photometric}")
     if photometric == _MIN_IS_WHITE:
-        if dtype.kind not in "bu":
+        if dtype.kind not in ("b", "u"):
             raise _unsupported(path, f"inverted {dtype} values")
         names = ("",) if samples == 1 else tuple(f"S{i}" for i in range(samples))
         return Colour(names, native, stored_max=2**bits - 1)
@@ -112,7 +115,7 @@ def _unsupported(path: Path, what: str) -> UnsupportedFormatError:
     return UnsupportedFormatError(f"'{path}' holds {what}, which is not converted here. Save it as RGB.")
 
 
-def _with_extras(colours: tuple[str, ...], dtype: np.dtype[Any], key: Any) -> Colour:  # noqa: ANN401
+def _with_extras(colours: tuple[str, ...], dtype: np.dtype[Any], key: Page) -> Colour:
     """Colours followed by samples that are opacity or channels of their own."""
     n, extras = len(colours), [int(e) for e in key.extrasamples]
     samples = int(key.samplesperpixel)

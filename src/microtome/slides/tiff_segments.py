@@ -7,14 +7,15 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
 from jaxtyping import Shaped
 
-from microtome.errors import UnsupportedCompressionError, UnsupportedFormatError
+from microtome.errors import TruncatedSlideError, UnsupportedCompressionError, UnsupportedFormatError
 from microtome.geometry import Box
+from microtome.slides.tiff_pixels import Page
 
 MAX_SEGMENT_BYTES = 2**31
 """A compressed strip or tile above this many decoded bytes is refused: it is decoded as a whole, or not at all."""
@@ -33,6 +34,7 @@ class SourceFile:
         self.path = path
         self._lock = threading.Lock()
         self._file: BinaryIO | None = path.open("rb")
+        self.size = self._file.seek(0, 2)
 
     def read(self, at: int, n_bytes: int) -> bytes:
         """Read bytes at an offset.
@@ -121,7 +123,7 @@ class TiffPlane:
         UnsupportedFormatError: If it is laid out in a way that cannot be read by segment.
     """
 
-    def __init__(self, page: Any, source: SourceFile, cache: SegmentCache, index: int = 0) -> None:  # noqa: ANN401 - a TiffPage or TiffFrame of an untyped library
+    def __init__(self, page: Page, source: SourceFile, cache: SegmentCache, index: int = 0) -> None:
         key = page.keyframe
         self._source, self._cache = source, cache
         self.width, self.height = int(key.imagewidth), int(key.imagelength)
@@ -136,6 +138,7 @@ class TiffPlane:
         if _is_raw(key, page):
             # uncompressed rows, one after the other: a region needs no more than its own rows
             self._raw_base = self._offsets[0] + index * self._plane_bytes
+            self._check_raw_bytes()
             self._stored_dtype = self.dtype.newbyteorder(key.parent.byteorder)
             self._grid = self._raw_grid()
         elif index:
@@ -157,6 +160,14 @@ class TiffPlane:
         row_bytes = self.width * row_samples * self.dtype.itemsize
         rows = max(1, min(self.height, _RAW_SEGMENT_BYTES // row_bytes))
         return _Grid(rows, self.width, 1, -(-self.height // rows))
+
+    def _check_raw_bytes(self) -> None:
+        end = (self._raw_base or 0) + self._plane_bytes
+        if end > self._source.size:
+            raise TruncatedSlideError(
+                f"'{self._source.path}' is a TIFF that was cut off: the file has {self._source.size} bytes, but its "
+                f"pixels end at byte {end}. Copy it again from its source."
+            )
 
     def _check_segment_bytes(self) -> None:
         n_bytes = self._grid.height * self._grid.width * self.samples * self.dtype.itemsize
@@ -265,7 +276,7 @@ def _paste(
         out[rows, columns, sample] = part[:, :, 0]
 
 
-def _page_grid(key: Any) -> _Grid:  # noqa: ANN401 - a page of an untyped library
+def _page_grid(key: Page) -> _Grid:
     if key.is_tiled:
         height, width = int(key.tilelength), int(key.tilewidth)
     else:
@@ -276,7 +287,7 @@ def _page_grid(key: Any) -> _Grid:  # noqa: ANN401 - a page of an untyped librar
     return _Grid(height, width, -(-int(key.imagewidth) // width), -(-int(key.imagelength) // height))
 
 
-def _is_raw(key: Any, page: Any) -> bool:  # noqa: ANN401 - pages of an untyped library
+def _is_raw(key: Page, page: Page) -> bool:
     """Whether the page is one run of uncompressed rows of whole bytes."""
     if key.is_tiled or int(key.compression) != 1 or key.is_subsampled or int(key.predictor) != 1:
         return False
@@ -286,7 +297,7 @@ def _is_raw(key: Any, page: Any) -> bool:  # noqa: ANN401 - pages of an untyped 
     return all(a + n == b for a, n, b in zip(offsets, counts, offsets[1:], strict=False))
 
 
-def _check(key: Any, path: Path) -> None:  # noqa: ANN401 - a page of an untyped library
+def _check(key: Page, path: Path) -> None:
     compression = int(key.compression)
     if compression == _OLD_JPEG and not key.parent.is_ndpi:
         raise UnsupportedCompressionError(

@@ -27,9 +27,12 @@ from microtome.slides.orientation import orient_image, oriented_size, stored_box
 from microtome.slides.probe import FileKind
 from microtome.slides.resolution import Metadata
 from microtome.slides.tiff_metadata import channel_names, find_mpp, ome_image, plane_names
-from microtome.slides.tiff_pixels import Colour, page_colour
+from microtome.slides.tiff_pixels import Colour, Page, page_colour
 from microtome.slides.tiff_segments import SegmentCache, SourceFile, TiffPlane
 from microtome.slides.view import display_image
+
+Series = Any
+"""A series of pages of tifffile, which has no types of its own that say more."""
 
 _FOREIGN_LAYOUTS = ("ndpi", "philips", "bif", "scn", "vista")  # their geometry is not in the TIFF tags
 _ORIENTATION = 274
@@ -104,7 +107,7 @@ class TiffSlide(FileSlide):
             metadata = Metadata(metadata.mpp_y, metadata.mpp_x, metadata.tag)
         self._describe(path, options, metadata, _properties(first, series))
 
-    def _open_stack(self, series: Any, path: Path) -> "_Stack":  # noqa: ANN401 - tifffile is untyped
+    def _open_stack(self, series: Series, path: Path) -> "_Stack":
         key = _first_page(series, path)
         axes = _stack_axes(series, key, path)
         n_planes = int(np.prod([length for _, length in axes], dtype=np.int64))
@@ -122,13 +125,13 @@ class TiffSlide(FileSlide):
         is_channel = n_planes > 1 or series.kind == "ome"
         return _Stack(tuple(planes), tuple(axes), page_colour(key, path, is_channel=is_channel))
 
-    def _source(self, page: Any) -> SourceFile:  # noqa: ANN401 - tifffile is untyped
+    def _source(self, page: Page) -> SourceFile:
         path = Path(page.parent.filehandle.path)
         if path not in self._files:
             self._files[path] = SourceFile(path)
         return self._files[path]
 
-    def _open_associated(self, series: Sequence[Any], main: int, path: Path) -> dict[str, "_Stack"]:
+    def _open_associated(self, series: Sequence[Series], main: int, path: Path) -> dict[str, "_Stack"]:
         """The file's other images, by name; those that cannot be read here are left out."""
         found: dict[str, _Stack] = {}
         for index, other in enumerate(series):
@@ -231,12 +234,12 @@ class _Stack:
         return np.stack([needed[c // n][:, :, c % n] for c in channels], axis=2)
 
 
-def _area(series: Any) -> int:  # noqa: ANN401 - tifffile is untyped
+def _area(series: Series) -> int:
     key = series.keyframe
     return int(key.imagewidth) * int(key.imagelength) if key is not None else 0
 
 
-def _first_page(series: Any, path: Path) -> Any:  # noqa: ANN401
+def _first_page(series: Series, path: Path) -> Page:
     key = series.keyframe
     if key is None:
         raise _missing_planes(path, 1)
@@ -254,7 +257,7 @@ def _missing_planes(path: Path, n: int) -> MissingCompanionError:
     )
 
 
-def _stack_axes(series: Any, key: Any, path: Path) -> list[tuple[str, int]]:  # noqa: ANN401
+def _stack_axes(series: Series, key: Page, path: Path) -> list[tuple[str, int]]:
     """Axes over the pages, slowest first: those of the series that are not those of a page."""
     axes, page_axes = series.axes, key.axes
     if not axes.endswith(page_axes) or "Y" not in page_axes or "X" not in page_axes:
@@ -265,7 +268,7 @@ def _stack_axes(series: Any, key: Any, path: Path) -> list[tuple[str, int]]:  # 
     return list(zip(axes[:n], (int(length) for length in series.shape[:n]), strict=True))
 
 
-def _pyramid(series: Any) -> list[Any]:  # noqa: ANN401
+def _pyramid(series: Series) -> list[Series]:
     """The levels of a series that are reduced versions of the first: smaller each time, of one shape and kind."""
     base = series.levels[0]
     kept = [base]
@@ -287,7 +290,7 @@ def _levels(sizes: Sequence[Size]) -> tuple[Level, ...]:
     return tuple(Level(s, full.width / s.width, full.height / s.height) for s in sizes)
 
 
-def _properties(page: Any, series: Sequence[Any]) -> dict[str, str]:  # noqa: ANN401
+def _properties(page: Page, series: Sequence[Series]) -> dict[str, str]:
     texts = {f"tiff.{page.tags[code].name}": str(page.tags[code].value) for code in _TEXT_TAGS if code in page.tags}
     return {
         **texts,

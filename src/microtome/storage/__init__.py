@@ -7,6 +7,7 @@ making the same output. A recipe is the flat set of values that decide an output
 
 from microtome.storage.claims import CLAIM_EXPIRY_S, CLAIM_HEARTBEAT_S, Claim
 from microtome.storage.files import (
+    LateErrorFile,
     flush_to_disk,
     hash_file,
     now_utc,
@@ -25,6 +26,7 @@ __all__ = [
     "CLAIM_EXPIRY_S",
     "CLAIM_HEARTBEAT_S",
     "Claim",
+    "LateErrorFile",
     "LineProgress",
     "Progress",
     "QuietProgress",

@@ -9,7 +9,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from microtome.errors import ConfigError, MicrotomeError, OutputWriteError
 from microtome.storage.recipe import plain_value
@@ -73,6 +75,51 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+class LateErrorFile(FileIO):
+    """A new file that takes every write, and says only when asked that one failed.
+
+    For libraries that do not survive a failing write: HDF5 ends the process some time after the disk was full.
+
+    Args:
+        path: Where; a file that is there is emptied.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - anything with bytes
+        """Write all of it, or nothing more once a write has failed."""
+        view = memoryview(data).cast("B")
+        n_bytes = len(view)
+        try:
+            while view and self._error is None:  # a raw file may take less than all
+                view = view[super().write(view) :]
+        except OSError as error:
+            self._error = error
+        return n_bytes
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Set the size, if that is possible."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Make sure that everything was written so far.
+
+        Raises:
+            OSError: If something was not.
+        """
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError
 from microtome.geometry import Size
-from microtome.storage import digest, hash_array, recipe_text, written_whole
+from microtome.storage import LateErrorFile, digest, hash_array, recipe_text, written_whole
 from microtome.tiles.clam import ClamGrid
 from microtome.tiles.grid import Grid, Layout, Tiles
 from microtome.tiles.histoprep import HistoPrepGrid
@@ -62,16 +62,24 @@ def write_tiles(
     for name, values in (quality or {}).items():
         if len(values) != len(tiles):
             raise ConfigError(f"Quality {name!r} has {len(values)} values for {len(tiles)} tiles.")
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        coords = file.create_dataset("coords", data=tiles.boxes[:, :2])
-        coords.attrs.update(_clam_attributes(path, tiles, slide_id))
-        file.create_dataset("boxes", data=tiles.boxes)
-        file.create_dataset("coverage", data=tiles.coverage)
-        for name, values in (quality or {}).items():
-            file.create_dataset(f"quality/{name}", data=values)
-        file.attrs.update(_own_attributes(tiles, slide_id))
-        file.attrs["recipe"] = recipe_text(recipe)
-        file.attrs["recipe_digest"] = digest(recipe)
+    with written_whole(path) as temporary, LateErrorFile(temporary) as raw:
+        with h5py.File(raw, "w") as file:
+            _write_parts(path, file, tiles, slide_id, quality or {})
+            file.attrs["recipe"] = recipe_text(recipe)
+            file.attrs["recipe_digest"] = digest(recipe)
+        raw.check()
+
+
+def _write_parts(
+    path: Path, file: h5py.File, tiles: Tiles, slide_id: str, quality: Mapping[str, Float32[np.ndarray, " n"]]
+) -> None:
+    coords = file.create_dataset("coords", data=tiles.boxes[:, :2])
+    coords.attrs.update(_clam_attributes(path, tiles, slide_id))
+    file.create_dataset("boxes", data=tiles.boxes)
+    file.create_dataset("coverage", data=tiles.coverage)
+    for name, values in quality.items():
+        file.create_dataset(f"quality/{name}", data=values)
+    file.attrs.update(_own_attributes(tiles, slide_id))
 
 
 def read_tiles(path: Path) -> Tiles:
@@ -201,5 +209,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MicrotomeError) as error:
         raise CorruptOutputError(
-            f"Tile coordinates '{path}' cannot be read: {error}. Delete the file, or pass --overwrite, and lay tiles again."
+            f"Tile coordinates '{path}' cannot be read: {error}. Delete the file, or pass --overwrite, and lay "
+            "tiles again."
         ) from error
