@@ -13,7 +13,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     write_sample(folder / "slides", n_slides=2, size_px=2048, kinds=("svs", "tiff"))
     out = folder / "out"
-    result = microtome.run(RunConfig(slides=(str(folder / "slides"),), out=out, n_clusters=4, umap_points=0, quiet=True))
+    result = microtome.run(
+        RunConfig(slides=(str(folder / "slides"),), out=out, n_clusters=4, umap_points=0, quiet=True)
+    )
     print(f"done {len(result.record.done)}, failed {len(result.record.failed)}; report: {result.report}")
 
     (new,) = write_sample(folder / "new", n_slides=1, size_px=2048, kinds=("svs",), seed=7)

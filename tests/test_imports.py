@@ -32,7 +32,10 @@ def test_importing_the_package_brings_nothing_heavy():
 
 
 def test_help_brings_nothing_heavy():
-    code = "import contextlib, io\nfrom microtome.cli import main\nwith contextlib.redirect_stdout(io.StringIO()): main(['run', '--help'])"
+    code = (
+        "import contextlib, io\nfrom microtome.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(['run', '--help'])"
+    )
     assert not modules_after(code) & HEAVY
 
 

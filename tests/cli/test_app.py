@@ -58,13 +58,13 @@ def test_a_slide_that_is_not_there_fails_by_name(capsys, tmp_path):
     assert "lost.svs" in out
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "{", "3", "wndow: 1"])
+@pytest.mark.parametrize("content", ["- a\n- b\n", "{", "3", "windw: 1"])
 def test_a_bad_file_is_refused(capsys, tmp_path, content):
     file = tmp_path / "run.yaml"
     file.write_text(content)
     code, _, err = run_cli(capsys, "run", "--config", str(file))
     assert code == 2
-    assert "wndow" in err if "wndow" in content else "run.yaml" in err
+    assert "windw" in err if "windw" in content else "run.yaml" in err
 
 
 def test_encoders_are_listed_with_their_licence(capsys):

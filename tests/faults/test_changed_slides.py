@@ -72,6 +72,8 @@ def test_a_slide_that_changes_between_stages_fails_alone(slides, undisturbed, tm
     assert str(path) in failure.reason
     assert failure.stage.startswith(stage)
     for later in STAGES[STAGES.index(stage) :]:  # what was made before is of the first file, and says so
+        if later == "thumbnails":  # a slide that failed has a picture, of what is there
+            continue
         assert not (out / FIRST_FILE[later]).exists(), later
     assert statuses(out) == {NAME: "failed", "sample-02": "done"}
     shutil.copy(original, path)

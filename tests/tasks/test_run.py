@@ -173,7 +173,10 @@ def test_a_bad_slide_fails_alone(cohort, tmp_path):
     errors = {f.slide_id: f.error for f in result.record.failed}
     assert errors == {"empty": "EmptyFileError", "text": "NotAnImageError", "half": "TruncatedSlideError"}
     rows = rows_of(tmp_path / "out")
-    assert {k: r["status"] for k, r in rows.items() if k.startswith("sample")} == {"sample-01": "done", "sample-02": "done"}
+    assert {k: r["status"] for k, r in rows.items() if k.startswith("sample")} == {
+        "sample-01": "done",
+        "sample-02": "done",
+    }
     assert rows["empty"]["status"] == "failed"
     assert "empty" in rows["empty"]["error"]
     assert result.report is not None
@@ -249,9 +252,7 @@ def test_a_blank_slide_fails_unless_it_may_be_empty(tmp_path):
     Image.new("RGB", (1000, 1000), (245, 245, 245)).save(tmp_path / "blank.png")
     refused = do(ExtractConfig, tmp_path, tmp_path / "a", slides=(str(tmp_path / "blank.png"),), mpp=0.5)
     assert [f.error for f in refused.record.failed] == ["NoTissueError"]
-    allowed = do(
-        RunConfig, tmp_path, tmp_path / "b", slides=(str(tmp_path / "blank.png"),), mpp=0.5, allow_empty=True
-    )
+    allowed = do(RunConfig, tmp_path, tmp_path / "b", slides=(str(tmp_path / "blank.png"),), mpp=0.5, allow_empty=True)
     assert allowed.record.failed == []
     assert allowed.rows[0].n_tiles == 0
     assert "No clusters" in allowed.record.notes[0]

@@ -1,0 +1,1 @@
+"""Old scripts and folders of the reference systems, on top of everything."""

@@ -1,0 +1,1 @@
+"""Plain ``nn.Module``s: aggregators, slide encoders, detectors, losses. No I/O."""

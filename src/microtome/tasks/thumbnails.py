@@ -65,7 +65,11 @@ def draw_failed(work: Work) -> None:
     """Write the plain picture of slides that failed but can be opened, so that one can see why they did."""
     alive = {entry.slide_id for entry in work.alive}
     for entry in work.entries:
-        if entry.slide_id in alive or work.folder.thumbnail_frame(entry.slide_id).exists() or work.stop.is_set():
+        path = work.folder.thumbnail_frame(entry.slide_id)
+        if entry.slide_id in alive or work.stop.is_set():
+            continue
+        if path.exists():
+            Claim(path).remove_if_dead()
             continue
         # without the given mpp, which may be what it failed for; a picture needs none
         with suppress(MicrotomeError, OSError), open_entry(entry, SlideOptions(reader=work.config.reader)) as slide:
@@ -73,7 +77,7 @@ def draw_failed(work: Work) -> None:
             shows = digest({"slide": slide.fingerprint, "failed": True})
             box = [slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height]
             frame = {"box": box, "shows": shows, "unreadable_parts": n_lost}
-            with Claim(work.folder.thumbnail_frame(entry.slide_id)):
+            with Claim(path):
                 _write(work.folder, entry.slide_id, plain, plain, frame)
 
 

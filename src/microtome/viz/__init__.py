@@ -1,0 +1,1 @@
+"""Pictures: overlays, montages, plots, the report."""
