@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from microtome.config import ExtractConfig, RunConfig
+from microtome.config import ExtractConfig, RunConfig, TileConfig
 from microtome.errors import CorruptOutputError
 from microtome.storage import QuietProgress
 from tests.faults.conftest import SETTINGS
@@ -89,6 +89,19 @@ def test_truncated_files_that_are_quickly_made_again_are(cohort, undisturbed, fi
     assert do(RunConfig, cohort, finished, **SETTINGS).record.failed == []
     assert contents(finished) == contents(undisturbed)
     open_every_file(finished)
+    assert leftovers(finished) == []
+
+
+def test_saved_tiles_are_completed_after_a_kill(cohort, finished):
+    """As a killed process leaves them: a picture half-written under another name, one missing, the table torn."""
+    assert do(TileConfig, cohort, finished, save_tiles=True).record.failed == []
+    before = contents(finished, "tile_images")
+    folder = finished / "tile_images" / "sample-01"
+    image = min((folder / "tiles").iterdir())
+    image.rename(image.with_name(f".{image.name}.1234-0123abcd.tmp"))
+    truncate(folder / "metadata.parquet", 0.5)
+    assert do(TileConfig, cohort, finished, save_tiles=True).record.failed == []
+    assert contents(finished, "tile_images") == before
     assert leftovers(finished) == []
 
 

@@ -19,18 +19,23 @@ import numpy as np
 from microtome.config import InspectConfig
 from microtome.encoders.base import Encoder
 from microtome.encoders.registry import load_encoder
+from microtome.errors import ConfigError
 from microtome.features.extract import extract_all
 from microtome.features.outcomes import Extracted, Failure, Job
 from microtome.features.store import FeatureStore
 from microtome.slides.listing import SlideEntry
-from microtome.storage import QuietProgress
+from microtome.storage import QuietProgress, now_utc
 from microtome.tasks import stages
+from microtome.tasks.cluster import Clusters, assign_clusters, cluster_features
 from microtome.tasks.extraction import extract_options, open_source
+from microtome.tasks.grouping import draw_montages
 from microtome.tasks.output import OutputFolder, RunRecord
 from microtome.tasks.thumbnails import draw_slide
+from microtome.tasks.umap import MIN_POINTS, umap_features
 from microtome.tasks.work import Work, open_entry
 from microtome.tiles.grid import Grid
 from microtome.tiles.store import read_tiles
+from microtome.viz.report import write_report
 
 if TYPE_CHECKING:
     from microtome.tasks.inspect import InspectedSlide
@@ -50,7 +55,7 @@ class StageForecast:
         measured: The speed that was measured, as text.
         hours: Expected wall time.
         gigabytes: Expected size of what it writes.
-        bottleneck: What it waits for most: disk, decoding, or the encoder.
+        bottleneck: What it waits for most: disk, decoding, the encoder, or its own arithmetic.
     """
 
     name: str
@@ -117,7 +122,7 @@ def forecast_cohort(
             OutputFolder(Path(scratch)),
             [entry for entry, _ in picked],
             QuietProgress(),
-            RunRecord(started="", config={}),
+            RunRecord(started=now_utc(), config={}),
         )
         share = len(good) / len(picked)
         looked = [
@@ -127,7 +132,10 @@ def forecast_cohort(
         ]
         encoder = load_encoder(config.encoder, device=config.device, weights=config.weights, precision=config.precision)
         speeds = _time_apart(work, encoder, [seen.n_bytes for _, seen in picked])
-        looked.append(_features(work, config, encoder, speeds, n_tiles))
+        store = FeatureStore(work.folder.features("measured"))
+        looked.append(_features(work, config, encoder, store, speeds=speeds, n_tiles=n_tiles))
+        looked.extend(_grouping(work, config, store, n_tiles))
+        looked.append(_report(work, share))
     return Forecast(looked, n_tiles)
 
 
@@ -178,10 +186,11 @@ def _seconds_per_byte(path: Path) -> float:
     return (time.perf_counter() - began) / max(n, 1)
 
 
-def _features(work: Work, config: InspectConfig, encoder: Encoder, speeds: _Speeds, n_tiles: int) -> StageForecast:
+def _features(
+    work: Work, config: InspectConfig, encoder: Encoder, store: FeatureStore, *, speeds: _Speeds, n_tiles: int
+) -> StageForecast:
     """Run the extraction loop itself on some tiles of the picked slides."""
     options = replace(extract_options(config), n_tiles=min(config.n_tiles or _MEASURED_TILES, _MEASURED_TILES))
-    store = FeatureStore(work.folder.features("measured"))
     jobs = [Job(entry.slide_id, partial(open_source, work, entry)) for entry in work.entries]
     done: list[Extracted | Failure] = []
     timings = extract_all(jobs, encoder, store, options, on_done=done.append)
@@ -194,6 +203,58 @@ def _features(work: Work, config: InspectConfig, encoder: Encoder, speeds: _Spee
         per_tile * n_tiles / 3600,
         written * n_tiles / 1e9,
         speeds.bottleneck,
+    )
+
+
+def _grouping(work: Work, config: InspectConfig, store: FeatureStore, n_tiles: int) -> list[StageForecast]:
+    """Cluster and lay out the features that were measured; nothing where they are too few for it."""
+    slide_ids = [entry.slide_id for entry in work.entries if entry.slide_id in store]
+    n_rows = sum(len(store[slide_id]) for slide_id in slide_ids)
+    if n_rows < max(config.n_clusters, MIN_POINTS):
+        return []
+    before = _folder_bytes(work.folder.root)
+    began = time.monotonic()
+    try:
+        clusters = cluster_features(store, n_clusters=config.n_clusters, seed=config.seed, slide_ids=slide_ids)
+        assign_clusters(store, clusters, work.folder.clusters, slide_ids=slide_ids)
+        draw_montages(work, slide_ids)
+    except ConfigError:  # too few tiles differ
+        return []
+    seconds = time.monotonic() - began
+    written = _folder_bytes(work.folder.root) - before
+    more = max(1.0, n_tiles / n_rows)
+    found = [
+        StageForecast(
+            "clusters", f"{seconds:.3g} s, {n_rows} tiles", seconds * more / 3600, written * more / 1e9, "k-means"
+        )
+    ]
+    if config.umap_points >= MIN_POINTS:
+        # twice: the first call compiles, which costs the same however many points there are
+        first, second = (_time_umap(store, clusters, config, slide_ids) for _ in range(2))
+        points = min(config.umap_points, n_tiles)
+        seconds = max(0.0, first - second) + second * points / min(points, n_rows)
+        found.append(StageForecast("umap", f"{seconds:.3g} s, {points} points", seconds / 3600, points * 32e-9, "UMAP"))
+    return found
+
+
+def _time_umap(store: FeatureStore, clusters: Clusters, config: InspectConfig, slide_ids: Sequence[str]) -> float:
+    began = time.monotonic()
+    umap_features(store, clusters, n_points=config.umap_points, seed=config.seed, slide_ids=slide_ids)
+    return time.monotonic() - began
+
+
+def _report(work: Work, share: float) -> StageForecast:
+    """Draw the report of what was measured; it grows with the number of slides."""
+    work.finish()
+    began = time.monotonic()
+    written = write_report(work.folder.root).stat().st_size
+    seconds = time.monotonic() - began
+    return StageForecast(
+        "report",
+        f"{seconds / len(work.entries):.3g} s/slide",
+        seconds * share / 3600,
+        written * share / 1e9,
+        "pictures",
     )
 
 

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,15 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from microtome.errors import ConfigError, RecipeMismatchError, TileError
-from microtome.storage import Claim, digest, recipe_changes, recipe_text, write_json, written_whole
+from microtome.storage import (
+    Claim,
+    digest,
+    recipe_changes,
+    recipe_text,
+    remove_leftovers_in,
+    write_json,
+    written_whole,
+)
 from microtome.tiles.folder import METADATA, TILE_NAME, UNREADABLE, tile_name
 from microtome.tiles.grid import Grid, Tiles
 from microtome.tiles.histoprep import HistoPrepGrid
@@ -90,7 +99,9 @@ def save_tiles(
     """
     writer = _Writer(source, folder.absolute(), image_format, quality)
     writer.check()
-    with Claim(folder.absolute() / METADATA):
+    with Claim(writer.folder / METADATA):  # it stands for the whole folder
+        remove_leftovers_in(writer.folder)
+        remove_leftovers_in(writer.folder / "tiles")
         finished = writer.prepare(overwrite=overwrite)
         if finished is not None:
             return finished
@@ -142,8 +153,9 @@ class _Writer:
         """Make the folder ready; return what is there if it is finished already."""
         self._explain_other(overwrite=overwrite)
         if (self.folder / METADATA).is_file():
-            lost = len(self.source) - int(pq.read_metadata(self.folder / METADATA).num_rows)
-            return SavedTiles(self.folder, len(self.source), lost, 0, "skipped")
+            with suppress(pa.ArrowException, OSError):  # damaged: it is quickly written again
+                lost = len(self.source) - int(pq.read_metadata(self.folder / METADATA).num_rows)
+                return SavedTiles(self.folder, len(self.source), lost, 0, "skipped")
         write_json(self.folder / RECIPE, {"recipe_digest": digest(self.recipe), "recipe": recipe_text(self.recipe)})
         return None
 
