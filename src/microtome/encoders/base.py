@@ -13,7 +13,7 @@ class Card:
     """What is known about one published encoder: enough to feed it correctly and to cite it.
 
     Attributes:
-        name: What :func:`~microtome.encoders.load_encoder` takes.
+        name: What :func:`microtome.load_encoder` takes.
         dim: Length of the vector.
         input_px: Side of the square that the network sees; None where any size will do.
         tile_px: Side of the tile to cut for it.
