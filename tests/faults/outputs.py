@@ -18,12 +18,15 @@ from microtome.tissue.tissue import read_tissue
 FOLDERS = ("tissue", "tiles", "thumbnails", "features", "clusters")
 FEATURES = "features/texture_224px_0.5"
 SLIDES = ("sample-01", "sample-02")
+# tissue from a coarse level, as every method has it on slides of the usual size; small pictures
+QUICK = {"tissue_method": "masked-otsu", "thumbnail_px": 256}
+QUICK_FLAGS = ("--tissue-method", "masked-otsu", "--thumbnail-px", "256")
 
 
 def do(kind, slides: Path | tuple[str, ...], out: Path, progress=None, **values) -> RunResult:
     """Run in this process."""
     paths = (str(slides),) if isinstance(slides, Path) else slides
-    return run(kind(slides=paths, out=out, quiet=True, **values), progress=progress or QuietProgress())
+    return run(kind(slides=paths, out=out, quiet=True, **{**QUICK, **values}), progress=progress or QuietProgress())
 
 
 def contents(out: Path, *folders: str) -> dict[str, bytes]:

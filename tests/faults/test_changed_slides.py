@@ -61,8 +61,15 @@ class Meanwhile(QuietProgress):
             action()
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.__name__)
-@pytest.mark.parametrize("stage", STAGES)
+QUICK_PAIRS = {("tissue", delete), ("tiles", replace), ("thumbnails", rewrite), ("features", replace)}
+PAIRS = [
+    pytest.param(s, a, id=f"{s}-{a.__name__}", marks=[] if (s, a) in QUICK_PAIRS else pytest.mark.slow)
+    for s in STAGES
+    for a in ACTIONS
+]
+
+
+@pytest.mark.parametrize(("stage", "action"), PAIRS)
 def test_a_slide_that_changes_between_stages_fails_alone(slides, undisturbed, tmp_path, stage, action):
     path, out = slides / f"{NAME}.svs", tmp_path / "out"
     original = Path(shutil.copy(path, tmp_path / "original.svs"))
@@ -82,7 +89,7 @@ def test_a_slide_that_changes_between_stages_fails_alone(slides, undisturbed, tm
     assert leftovers(out) == []
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("action", [delete, pytest.param(replace, marks=pytest.mark.slow), rewrite])
 def test_a_slide_that_changes_while_its_features_are_made_leaves_none(slides, tmp_path, action):
     path, out = slides / f"{NAME}.svs", tmp_path / "out"
     progress = Meanwhile("features", lambda: action(path), at_tiles=True)

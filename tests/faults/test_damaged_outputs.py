@@ -32,7 +32,7 @@ def truncate(path, share: float) -> None:
     os.truncate(path, int(path.stat().st_size * share))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("name", OF_A_SLIDE)
 def test_a_truncated_file_of_a_slide_is_named_and_redone_when_asked(cohort, undisturbed, finished, name, share):
     truncate(finished / name, share)
@@ -52,7 +52,7 @@ def test_a_truncated_file_of_a_slide_is_named_and_redone_when_asked(cohort, undi
     assert contents(finished, *results) == contents(undisturbed, *results)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("name", TABLES)
 def test_a_truncated_table_is_named_before_any_slide_is_touched(cohort, undisturbed, finished, name, share):
     truncate(finished / name, share)
@@ -82,7 +82,7 @@ def test_a_table_that_is_damaged_during_a_run_does_not_end_it(cohort, finished, 
     open_every_file(finished) if not (finished / f"{name}.damaged").unlink() else None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.6])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.6])
 def test_truncated_files_that_are_quickly_made_again_are(cohort, undisturbed, finished, share):
     for name in DERIVED:
         truncate(finished / name, share)

@@ -12,8 +12,9 @@ import pytest
 
 from microtome.config import RunConfig
 from tests.conftest import REPOSITORY
-from tests.faults.conftest import SETTINGS
 from tests.faults.outputs import contents, do, leftovers, open_every_file, statuses, values_of
+
+SETTINGS = {"n_clusters": 3, "umap_points": 0, "batch_size": 4, "tissue_method": "auto"}
 
 STAGE_BEFORE = {
     "tissue": "inspect",
@@ -39,6 +40,7 @@ MADE_SINCE = {
 def start(slides: Path, out: Path, *, umap_points: int = 0) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "microtome", "run", str(slides), "--out", str(out)]
     command += ["--n-clusters", "3", "--umap-points", str(umap_points), "--batch-size", "4"]
+    command += ["--thumbnail-px", "256"]
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
@@ -68,6 +70,14 @@ def assert_same(out: Path, undisturbed: Path) -> None:
     assert set(statuses(out).values()) <= {"done", "skipped"}
     assert json.loads((out / "run.json").read_text())["slides"]["failed"] == []
     assert (out / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cohort, tmp_path_factory) -> Path:
+    """With the method that takes longest, so that there are moments to be killed in."""
+    out = tmp_path_factory.mktemp("undisturbed-auto") / "out"
+    assert do(RunConfig, cohort, out, **SETTINGS).record.failed == []
+    return out
 
 
 def test_killed_in_four_stages_and_run_again_is_as_if_undisturbed(cohort, undisturbed, tmp_path):

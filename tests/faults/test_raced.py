@@ -4,15 +4,26 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import REPOSITORY
-from tests.faults.outputs import FEATURES, SLIDES, contents, leftovers, open_every_file, statuses, values_of
+from tests.faults.outputs import (
+    FEATURES,
+    QUICK_FLAGS,
+    SLIDES,
+    contents,
+    leftovers,
+    open_every_file,
+    statuses,
+    values_of,
+)
 from tests.faults.test_killed import assert_same
 
 RUN = ("run", "--n-clusters", "3", "--umap-points", "0", "--batch-size", "4")
 
 
 def start(out, *arguments) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "microtome", *map(str, arguments), "--out", str(out)]
+    command = [sys.executable, "-m", "microtome", *map(str, arguments), "--out", str(out), *QUICK_FLAGS]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -42,6 +53,7 @@ def test_two_processes_with_a_half_each_fill_one_table(cohort, undisturbed, tmp_
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_flags_of_one_slide_without_failing(cohort, finished, undisturbed):
     """Features are there, their flags are not, as after a kill between the two: both processes want to add them."""
     shutil.rmtree(finished / "tiles")

@@ -114,7 +114,7 @@ def test_a_changed_coordinate_is_corrupt(tmp_path):
         write_tiles(path, laid()["mpp"], slide_id="a", recipe={})
         with h5py.File(path, "r+") as file:
             file[name][3] = 77
-        with pytest.raises(CorruptOutputError, match="not those that were written"):
+        with pytest.raises(CorruptOutputError, match="changed after it was written"):
             read_tiles(path)
 
 

@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from microtome.errors import CorruptOutputError, MissingOutputError, OutputError
-from microtome.features.seal import is_sealed, seal_file, seal_holds
 from microtome.storage import LateErrorFile
+from microtome.storage.seal import is_sealed, seal_file, seal_holds
 
 FORMAT = "microtome-features"
 FORMAT_VERSION = 1

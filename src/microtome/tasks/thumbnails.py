@@ -90,28 +90,20 @@ def readable_thumbnail(slide: Slide, max_px: int) -> tuple[UInt8[np.ndarray, "h 
 
     Returns:
         The picture, and how many of its parts (squares of 32 px) are striped.
-
-    Raises:
-        UnreadableRegionError: If no part can be decoded.
     """
-    try:
+    with suppress(UnreadableRegionError):
         return slide.thumbnail(max_px), 0
-    except UnreadableRegionError as error:
-        first_error = error
     size, raw = slide.bounds.size.fitted(max_px), slide.view is None and not slide.is_rgb
     n_channels, dtype = (len(slide.channels), slide.dtype) if raw else (3, np.dtype(np.uint8))
     pixels = np.zeros((size.height, size.width, n_channels), dtype)
     lost = np.zeros((size.height, size.width), bool)
-    n_parts = n_lost = 0
+    n_lost = 0
     for part, box in _parts(slide.bounds, size):
-        n_parts += 1
         place = np.s_[part.y : part.bottom, part.x : part.right]
         try:
             pixels[place] = (slide.read_raw if raw else slide.read)(box, size=part.size)
         except UnreadableRegionError:
             n_lost, lost[place] = n_lost + 1, True
-    if n_lost == n_parts:
-        raise first_error
     image = display_image(pixels, rgb=slide.channels == ("R", "G", "B")) if raw else pixels
     return _striped(image, lost), n_lost
 

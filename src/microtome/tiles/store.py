@@ -5,7 +5,8 @@ pixels at ``patch_level``. Tiles laid in a level's own pixels are written so. Ti
 written as level-0 squares (``patch_level`` 0, ``patch_size`` their side on level 0), so that a reader that
 knows nothing of resolutions reads the right region. ``patch_size_level0`` is the side on level 0 in both
 cases. Beside it stand ``boxes`` (N, 4), ``coverage`` (N,), ``quality/<name>`` (N,), and as attributes of the
-file all that is needed to restore the tiles.
+file all that is needed to restore the tiles. A seal behind what HDF5 reads says whether the file is as it was
+written; only such a file is parsed.
 """
 
 import json
@@ -22,6 +23,7 @@ from jaxtyping import Float32
 from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError
 from microtome.geometry import Size
 from microtome.storage import LateErrorFile, digest, hash_array, recipe_text, written_whole
+from microtome.storage.seal import is_sealed, seal_file, seal_holds
 from microtome.tiles.clam import ClamGrid
 from microtome.tiles.grid import Grid, Layout, Tiles
 from microtome.tiles.histoprep import HistoPrepGrid
@@ -62,12 +64,14 @@ def write_tiles(
     for name, values in (quality or {}).items():
         if len(values) != len(tiles):
             raise ConfigError(f"Quality {name!r} has {len(values)} values for {len(tiles)} tiles.")
-    with written_whole(path) as temporary, LateErrorFile(temporary) as raw:
-        with h5py.File(raw, "w") as file:
-            _write_parts(path, file, tiles, slide_id, quality or {})
-            file.attrs["recipe"] = recipe_text(recipe)
-            file.attrs["recipe_digest"] = digest(recipe)
-        raw.check()
+    with written_whole(path) as temporary:
+        with LateErrorFile(temporary) as raw:
+            with h5py.File(raw, "w") as file:
+                _write_parts(path, file, tiles, slide_id, quality or {})
+                file.attrs["recipe"] = recipe_text(recipe)
+                file.attrs["recipe_digest"] = digest(recipe)
+            raw.check()
+        seal_file(temporary)
 
 
 def _write_parts(
@@ -201,7 +205,8 @@ def _read(path: Path, take: Callable[[h5py.File], _T]) -> _T:
 def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a file of this format; whatever is wrong with it becomes one error."""
     try:
-        with h5py.File(path, "r") as file:
+        _check_seal(path)  # first: HDF5 itself may crash on a damaged file
+        with h5py.File(path, "r", locking=False) as file:
             if file.attrs.get("format") != FORMAT or int(file.attrs["version"]) != VERSION:
                 raise ValueError(f"it is no {FORMAT} file of version {VERSION}")  # noqa: TRY301 - explained below
             yield file
@@ -212,3 +217,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             f"Tile coordinates '{path}' cannot be read: {error}. Delete the file, or pass --overwrite, and lay "
             "tiles again."
         ) from error
+
+
+def _check_seal(path: Path) -> None:
+    if not is_sealed(path):
+        raise ValueError(f"it is truncated, or no {FORMAT} file of version {VERSION}")
+    if not seal_holds(path):
+        raise ValueError("it is damaged, or was changed after it was written")

@@ -2,8 +2,8 @@
 
 The HDF5 library trusts what it parses: one wrong byte in a file's index can make it crash or loop without end. So
 our own files end with a seal, 64 bytes behind what HDF5 calls the end of the file, which it and every other reader
-ignore. It holds a checksum of everything but the features, which are too large to be read whenever a file is opened
-and cannot mislead the parser.
+ignore. It holds a checksum of everything but one part that may be left out: pixels or features are too large to be
+read whenever a file is opened, and cannot mislead the parser.
 """
 
 import struct
@@ -15,13 +15,13 @@ _SEAL = struct.Struct("<16sQQII8x16s")  # mark, start and length of what is left
 _BLOCK_BYTES = 4 * 1024 * 1024
 
 
-def seal_file(path: Path, start: int, n_bytes: int) -> None:
+def seal_file(path: Path, start: int = 0, n_bytes: int = 0) -> None:
     """Append a seal.
 
     Args:
         path: The file.
         start: Where the part begins that the checksum leaves out.
-        n_bytes: How long that part is.
+        n_bytes: How long that part is; 0 if nothing is left out.
     """
     size = path.stat().st_size
     parts = (_MARK, start, n_bytes, _checksum(path, start, n_bytes, size))
