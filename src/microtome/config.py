@@ -95,7 +95,7 @@ class OutputOptions(Options):
 
     Attributes:
         out: Output folder; the same folder may be used again, and by several processes at once.
-        overwrite: Redo what is there but was made with other settings.
+        overwrite: Redo what is there but was made with other settings, or is damaged.
         workers: Threads that read and decode; None for one per core.
         quiet: Print nothing but errors and the closing summary.
     """

@@ -15,6 +15,7 @@ from microtome.errors import CorruptSlideError, TruncatedSlideError
 
 _MAX_PAGES = 4096  # a stack may have more; those beyond are not checked
 _MAX_TAGS = 4096
+_MAX_TILE_PX = 2**28  # OpenSlide ends the process where it has no memory for a tile
 _FIRST_PRIVATE_TAG, _ICC_PROFILE = 32768, 34675  # vendors leave odd values in their own tags
 _TYPES = {
     1: "u1",
@@ -219,6 +220,9 @@ class _Walk:
             self._corrupt("an IFD names no width or no height")
         if _first(tags, SAMPLES, 1) < 1:
             self._corrupt("an IFD names no samples")
+        tile = _first(tags, TILE_WIDTH, 0), _first(tags, TILE_HEIGHT, 0)
+        if tile[0] * tile[1] > _MAX_TILE_PX:
+            self._corrupt(f"it has tiles of {tile[0]} × {tile[1]} px")
         self._check_segments(tags)
         return TiffPage(
             width=int(tags[WIDTH][0]),

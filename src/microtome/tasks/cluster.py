@@ -5,6 +5,7 @@ numbered from 0 by falling size, and a new slide can be assigned to them at any 
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ __all__ = [
 
 CENTROIDS_FILE = "centroids.npz"
 _FORMAT = "microtome-clusters-1"
+_DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, RuntimeError,
+    MemoryError, OverflowError,
+)  # fmt: skip  # what numpy and zipfile raise where a file is not as it was written
 _CHUNK_ROWS = 8192
 _SAMPLE_ROWS = 8192  # at least so many rows are clustered to start with, ...
 _SAMPLE_PER_CLUSTER = 128  # ... and this many per cluster
@@ -165,7 +170,7 @@ def load_clusters(path: Path) -> Clusters:
                 float(file["inertia"]),
                 str(file["recipe"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, AttributeError) as error:
+    except _DAMAGE as error:
         raise CorruptOutputError(
             f"'{path}' cannot be read as cluster centroids ({type(error).__name__}: {error}). Delete it and "
             "cluster again."

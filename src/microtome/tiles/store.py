@@ -221,6 +221,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 def _check_seal(path: Path) -> None:
     if not is_sealed(path):
-        raise ValueError(f"it is truncated, or no {FORMAT} file of version {VERSION}")
+        raise ValueError(f"it is truncated, was changed after it was written, or is no {FORMAT} file")
     if not seal_holds(path):
         raise ValueError("it is damaged, or was changed after it was written")
