@@ -120,6 +120,11 @@ def _dicom(path: Path) -> None:
     folder.rmdir()
 
 
+def _spoil_dicom(data: bytes, rng: np.random.Generator) -> bytes:
+    """The header: everything before the pixel data."""
+    return spoil_bytes(data, rng, 128, data.index(b"\xe0\x7f\x10\x00"))
+
+
 def _features(path: Path) -> None:
     FeatureStore(path.parent).write(path.stem, example_features(8), example_boxes(8), recipe=RECIPE)
 
@@ -147,7 +152,7 @@ KINDS = {
     "aperio.svs": Kind(_svs, spoil_tiff, _read_slide),
     "picture.png": Kind(lambda path: _picture(path, "PNG", dpi=(300, 300)), spoil_head, _read_slide),
     "picture.jpg": Kind(lambda path: _picture(path, "JPEG", dpi=(300, 300)), spoil_head, _read_slide),
-    "slide.dcm": Kind(_dicom, lambda data, rng: spoil_bytes(data, rng, 128, 2000), _read_slide),
+    "slide.dcm": Kind(_dicom, _spoil_dicom, _read_slide),
     "features/a.h5": Kind(_features, spoil_head, _read_features),
     "tiles/a.h5": Kind(_tiles, spoil_head, _read_tiles),
     "clusters/centroids.npz": Kind(_clusters, spoil_head, _read_clusters),

@@ -80,7 +80,7 @@ def _entries(data: bytes) -> list[tuple[int, int, int, int, int]]:
     (page,) = struct.unpack_from("<I", data, 4)
     while page:
         (n,) = struct.unpack_from("<H", data, page)
-        for at in range(page + 2, page + 2 + 12 * n, 12):
-            found.append((at, *struct.unpack_from("<HHII", data, at)))
+        places = range(page + 2, page + 2 + 12 * n, 12)
+        found.extend((at, *struct.unpack_from("<HHII", data, at)) for at in places)
         (page,) = struct.unpack_from("<I", data, page + 2 + 12 * n)
     return found
