@@ -76,7 +76,7 @@ def _width(kind: int) -> int:
 
 def _entries(data: bytes) -> list[tuple[int, int, int, int, int]]:
     """Place, tag, type, count and value of each entry of each page."""
-    found = []
+    found: list[tuple[int, int, int, int, int]] = []
     (page,) = struct.unpack_from("<I", data, 4)
     while page:
         (n,) = struct.unpack_from("<H", data, page)

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,13 @@ from microtome.storage import QuietProgress
 from microtome.tasks.run import run
 from microtome.testing.synthetic import write_sample
 
-QUICK = {"tissue_method": "masked-otsu", "thumbnail_px": 256, "n_clusters": 2, "umap_points": 0, "quiet": True}
+QUICK: dict[str, Any] = {
+    "tissue_method": "masked-otsu",
+    "thumbnail_px": 256,
+    "n_clusters": 2,
+    "umap_points": 0,
+    "quiet": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def test_ids_that_are_no_file_names_stop_a_run_before_it_writes(sample, tmp_path
     table.parent.mkdir()
     write_cohort(table, slide_id, sample / "sample-01.svs")
     before = files_below(tmp_path)
-    with pytest.raises(CohortError):
+    with pytest.raises(CohortError, match=r"cannot be a file name|zero bytes"):
         run(RunConfig(slides=(), cohort=table, out=out, **QUICK), progress=QuietProgress())
     assert files_below(tmp_path) == before
 
@@ -64,7 +71,8 @@ def test_a_run_stays_in_its_folder_and_looks_at_no_label(sample, tmp_path, monke
     attack = "a' <img src=x onerror=alert(1)> & co"
     table, out = tmp_path / "cohort.csv", tmp_path / "out"
     write_cohort(table, "ok", slide)
-    table.write_text(table.read_text().replace("ok,", "ok,", 1).rstrip() + "\n" + f"bad,{attack}.svs,bad\n")
+    with table.open("a", encoding="utf-8") as file:
+        file.write(f"bad,{attack}.svs,bad\n")
     before = files_below(tmp_path) | files_below(sample)
     monkeypatch.chdir(tmp_path)
     result = run(RunConfig(slides=(), cohort=table, out=out, **QUICK), progress=QuietProgress())

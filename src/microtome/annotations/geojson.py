@@ -220,7 +220,9 @@ class _Reading:
         elif kind == "MultiPolygon":
             for rings in self._list(geometry.get("coordinates"), where, "polygon"):
                 yield from self._polygon(rings, where)
-        elif kind == "GeometryCollection" and depth < _MAX_DEPTH:
+        elif kind == "GeometryCollection":
+            if depth > _MAX_DEPTH:
+                self.fail(f"{where} is nested more than {_MAX_DEPTH} deep", "Export the annotations as a flat list.")
             for part in self._list(geometry.get("geometries"), where, "geometry"):
                 yield from self._polygons(part, where, depth + 1)
         elif geometry is None or kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):

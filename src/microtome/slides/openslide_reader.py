@@ -162,7 +162,7 @@ class OpenSlideSlide(FileSlide):
             # on a handle of its own, since a failure would spoil the shared one
             with _open(self.path) as handle:
                 return _on_white(np.asarray(handle.associated_images[name].convert("RGBA")))
-        except openslide.OpenSlideError as error:
+        except (openslide.OpenSlideError, MemoryError) as error:
             raise UnreadableRegionError(
                 f"Slide '{self.path.name}': the associated image {name!r} cannot be decoded: {error}. Do without it."
             ) from error

@@ -85,12 +85,14 @@ def page_colour(key: Page, path: Path, *, is_channel: bool) -> Colour:
 
     Raises:
         UnsupportedFormatError: If they are colours of a space that is not converted here (CIE L*a*b*, LogLuv), or
-            inverted floating point.
+            inverted floating point, or a palette of another shape.
     """
     photometric, samples, bits = int(key.photometric), int(key.samplesperpixel), int(key.bitspersample)
     dtype = np.dtype(key.dtype)
     native = dtype if bits in _WHOLE_BITS else np.dtype(np.uint16 if dtype.itemsize <= 2 else dtype)
     if photometric == _PALETTE and samples == 1 and key.colormap is not None:
+        if np.ndim(key.colormap) != 2 or len(key.colormap) != 3:
+            raise _unsupported(path, "a palette that is no table of red, green and blue")
         if not is_channel:
             return Colour(("R", "G", "B"), np.dtype(np.uint8), palette=_palette(key.colormap))
         return Colour(("",), native)
