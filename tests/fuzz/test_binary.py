@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.fuzz.binary import KINDS
 
-_FEW, _MANY = 40, 2000
+_FEW, _MANY = 40, 800
 
 
 def fuzz(name: str, folder: Path, first: int, last: int) -> None:
