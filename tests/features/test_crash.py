@@ -117,7 +117,7 @@ def test_the_other_process_goes_on_where_a_killed_one_was(tmp_path: Path, undist
 def test_ctrl_c_keeps_what_is_committed(tmp_path: Path, undisturbed: FeatureStore) -> None:
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.features.extract_in_process", str(folder), "0.02", *NAMES],
+        [sys.executable, "-m", "tests.features.extract_in_process", str(folder), "0.1", *NAMES],
         cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

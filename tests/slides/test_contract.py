@@ -51,7 +51,7 @@ class TestOpenSlideOnRealSvs(SlideContract):
     @pytest.fixture
     def case(self, shared):
         path = shared / "data/wsi/CMU-1-Small-Region.svs"
-        return SlideCase(lambda: open_slide(path), associated=("label", "macro", "thumbnail"))
+        return SlideCase(lambda: open_slide(path, reader="openslide"), associated=("label", "macro", "thumbnail"))
 
 
 class TestOpenSlideOnRealFluorescenceNdpi(SlideContract):

@@ -29,15 +29,17 @@ def svs(tmp_path):
 
 def test_the_first_that_takes_it(svs, tmp_path):
     verdicts = explain_readers(svs)
-    assert [(v.reader, v.took) for v in verdicts] == [("openslide", True), ("tifffile", False), ("image", False)]
-    assert verdicts[1].reason == "not asked: openslide comes first"
+    taken = [("direct", True), ("openslide", False), ("tifffile", False), ("image", False)]
+    assert [(v.reader, v.took) for v in verdicts] == taken
+    assert verdicts[1].reason == "not asked: direct comes first"
     png = tmp_path / "a.png"
     save_png(png, noise(20, 20))
-    assert [v.reason for v in explain_readers(png)] == ["plain images are not OpenSlide's", "it is no TIFF", "took it"]
+    reasons = ["it is no TIFF", "plain images are not OpenSlide's", "it is no TIFF", "took it"]
+    assert [v.reason for v in explain_readers(png)] == reasons
 
 
 def test_a_reader_by_name(svs, tmp_path):
-    for name in ("openslide", "tifffile"):
+    for name in ("direct", "openslide", "tifffile"):
         with open_slide(svs, reader=name) as slide:
             assert slide.reader == name
     with pytest.raises(UnsupportedFormatError, match="image: of TIFF, only"):

@@ -108,8 +108,7 @@ def test_the_source_of_mpp(tmp_path, name, source):
         write_tiff(path, canvas, coding=TileCoding(64))
     else:
         write_dicom(path, canvas, coding=TileCoding(64))
-    with open_slide(path) as slide:
-        assert slide.reader == "openslide"
+    with open_slide(path, reader="openslide") as slide:
         assert slide.mpp == pytest.approx(0.37, rel=1e-3)
         assert slide.mpp_source == source
 
@@ -175,7 +174,7 @@ def test_left_to_tifffile(tmp_path):
 def test_versions_are_in_the_recipe(tmp_path):
     path = tmp_path / "a.svs"
     write_svs(path, canvas_of(coordinates(256, 256)), coding=TileCoding(64))
-    with open_slide(path) as slide:
+    with open_slide(path, reader="openslide") as slide:
         assert isinstance(slide, OpenSlideSlide)
         assert slide.recipe["reader_openslide"] == openslide.__library_version__
         assert slide.recipe["reader_format"] == "aperio"

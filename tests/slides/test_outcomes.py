@@ -50,7 +50,7 @@ WG26, ODD, HIGH = "wsi/dicom_wg26_FluorCell_4", "wsi_odd", "wsi/highdicom"
 
 TABLE = [
     opens("wsi/4D-series.ome.tiff", "tifffile", needs_mpp=MISSING, at_read=CHANNELS, reason="35 channel"),
-    opens("wsi/CMU-1-Small-Region.svs", "openslide", 0.499),
+    opens("wsi/CMU-1-Small-Region.svs", "direct", 0.499),
     refused("wsi/_vsi-ets-test-jpg2k_", errors.SlideIsDirectoryError, "directory"),
     refused("wsi/_vsi-ets-test-jpg2k_/stack1", errors.SlideIsDirectoryError, "directory"),
     refused("wsi/_vsi-ets-test-jpg2k_/stack1/frame_t_0.ets", errors.UnsupportedFormatError, "Olympus VSI"),
@@ -84,7 +84,7 @@ TABLE = [
     opens("wsi/openslide_fixtures/boxes.tiff", "openslide", needs_mpp=IMPLAUSIBLE, reason="352.8"),
     opens("wsi/openslide_fixtures/boxes_0.dcm", "openslide", 0.499),
     opens("wsi/openslide_fixtures/boxes_1.dcm", "openslide", 0.499),
-    opens("wsi/openslide_fixtures/small.svs", "openslide", 0.499),
+    opens("wsi/openslide_fixtures/small.svs", "direct", 0.499),
     refused("wsi/qupath_cells", errors.SlideIsDirectoryError, "no single slide"),
     opens("wsi/qupath_cells/cells-2c.ome.tif", "tifffile", 0.25, at_read=CHANNELS, reason="2 channel"),
     opens("wsi/qupath_cells/cells-gray16.tif", "tifffile", 0.25, at_read=CHANNELS, reason="uint16"),
@@ -137,7 +137,7 @@ def test_refused(shared: Path, outcome: Outcome):
 def test_opened(shared: Path, outcome: Outcome):
     path = shared / "data" / outcome.path
     verdicts = explain_readers(path)
-    assert [v.reader for v in verdicts] == ["openslide", "tifffile", "image"]
+    assert [v.reader for v in verdicts] == ["direct", "openslide", "tifffile", "image"]
     assert [v.reader for v in verdicts if v.took] == [outcome.reader]
     assert all(v.reason for v in verdicts)
     with open_slide(path) as slide:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from microtome.tissue.pen import is_ink
 from microtome.tissue.quality import tile_quality
 
 KEYS = {"blur", "pen", "black", "white"}
@@ -70,3 +71,12 @@ def test_always_finite_shares_and_independent_of_the_batch(images):
 def test_no_tiles():
     quality = tile_quality(np.zeros((0, 8, 8, 3), np.uint8))
     assert {name: value.shape for name, value in quality.items()} == dict.fromkeys(KEYS, (0,))
+
+
+@given(colours=hnp.arrays(np.uint8, (16, 16, 3)))
+def test_every_colour_is_judged_as_it_would_be_alone(colours):
+    density = np.maximum(0, np.log(244 / (colours.astype(np.float32) + 1)))
+    quality = tile_quality(colours[None])
+    assert quality["pen"][0] == pytest.approx(is_ink(density).mean(), abs=1.5 / 256)  # a limit may round either way
+    assert quality["black"][0] == np.float32((colours <= 50).all(axis=2).mean())
+    assert quality["white"][0] == np.float32((colours >= 220).all(axis=2).mean())

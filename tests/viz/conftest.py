@@ -11,6 +11,7 @@ import pytest
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9",  # no network, whatever page is loaded
 )  # fmt: skip
 
 
@@ -53,9 +54,6 @@ def open_page(chromium: Any) -> Any:
     def open_file(path: Path, *, width: int = 1400, height: int = 1000) -> Any:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        chromium.execute_cdp_cmd("Network.enable", {})
-        chromium.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
         chromium.get("about:blank")
         chromium.get_log("browser")  # of pages before
         chromium.get(path.as_uri())

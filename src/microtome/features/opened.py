@@ -25,8 +25,11 @@ from microtome.features.plan import ExtractOptions, FileWatch, plan_bag
 from microtome.features.ring import Ring
 from microtome.features.store import FeatureStore
 from microtome.features.writer import BagPlan, BagWriter, partial_path
+from microtome.slides.direct_cache import TileCache
 from microtome.storage import Claim, recipe_changes, recipe_text
-from microtome.tiles.source import TileSource
+from microtome.tiles.random_access import RandomAccessTiles
+from microtome.tiles.slide_tiles import SlideTiles
+from microtome.tiles.source import TileBatch, TileSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +85,14 @@ class Opened:
         """
         if self.failure is not None:  # nobody will look
             return Part(np.zeros(len(rows), bool), {})
+        if isinstance(self.source, RandomAccessTiles):
+            batch = self.source.read_into(rows, images)
+        else:
+            batch = self._copied(rows, images)
+        lost = [int(row) for row in rows[~batch.readable]]
+        return Part(batch.readable, {row: batch.errors.get(row, "cannot be decoded") for row in lost})
+
+    def _copied(self, rows: Int64[np.ndarray, " n"], images: Shaped[np.ndarray, "n h w c"]) -> TileBatch:
         batch = self.source.read(rows)
         if batch.images.shape != images.shape or batch.images.dtype != images.dtype:
             raise TileError(
@@ -89,8 +100,16 @@ class Opened:
                 f"{images.dtype} {images.shape}, as their source says that they are."
             )
         images[...] = batch.images
-        lost = [int(row) for row in rows[~batch.readable]]
-        return Part(batch.readable, {row: batch.errors.get(row, "cannot be decoded") for row in lost})
+        return batch
+
+    def expect(self, cache: TileCache) -> None:
+        """Tell the source which tiles are still to come.
+
+        Args:
+            cache: Where it may keep what neighbouring tiles share.
+        """
+        if isinstance(self.source, SlideTiles):
+            self.source.expect(self.plan.rows[self.writer.n_tiles :], cache)
 
     def commit(self, features: Shaped[np.ndarray, "n d"], unreadable: Mapping[int, str]) -> None:
         """Append the next batch.

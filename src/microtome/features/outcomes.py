@@ -56,9 +56,10 @@ class Timings:
         n_tiles: Tiles encoded (or found unreadable) now.
         n_slides: Slides sealed now.
         seconds: In all.
-        decode_wait_s: That encoding waited for decoded tiles, summed over encoder threads. Much of it: decoding is
-            the bottleneck.
+        decode_wait_s: That a batch at hand waited for its tiles to be decoded, summed over encoder threads. Much of
+            it: decoding is the bottleneck.
         encode_s: Spent in the encoder, summed over encoder threads.
+        encoder_threads: How many there were.
         write_s: Spent committing and sealing.
         peak_bytes: The most that batches in flight took.
     """
@@ -70,8 +71,18 @@ class Timings:
     encode_s: float = 0.0
     write_s: float = 0.0
     peak_bytes: int = 0
+    encoder_threads: int = 1
 
     @property
     def tiles_per_s(self) -> float:
         """Tiles per second over everything."""
         return self.n_tiles / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def encoder_wait_share(self) -> float:
+        """Share of the time, 0..1, in which encoder threads did nothing.
+
+        Whatever they waited for: tiles, the next slide to be opened, the commit of what was encoded, the last seal.
+        """
+        whole = self.seconds * self.encoder_threads
+        return min(1.0, max(0.0, 1 - self.encode_s / whole)) if whole > 0 else 0.0

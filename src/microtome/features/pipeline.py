@@ -28,10 +28,12 @@ from microtome.features.outcomes import Extracted, Failure, Job, Timings
 from microtome.features.plan import ExtractOptions
 from microtome.features.ring import Ring, Slot
 from microtome.features.store import FeatureStore
+from microtome.slides.direct_cache import TileCache
 from microtome.storage import Claim, Progress
 
 _MAX_OPEN = 4  # slides open at once: more would only hold files and claims
 _PART_TILES = 16  # tiles that one decoder reads at a time
+_CACHE_SHARE = 4  # this part of the memory may hold decoded pixels that neighbouring tiles share
 _POLL_S = 0.3  # how often a waiting thread looks whether it is to stop
 _CLAIM_POLL_S = 1.0
 
@@ -110,6 +112,7 @@ class Pipeline:
         self._halt = threading.Event()
         self._workers = options.workers or cpu_count() or 1
         self._encoder_threads = options.encoder_threads or (self._workers if encoder.concurrent else 1)
+        self._cache = TileCache(0)  # its share of the memory is set with each batch
         self._ring = Ring(options.memory_bytes, 2 * self._workers + 2 * self._encoder_threads + 2)
         self._opener = Opener(encoder, store, options, self._ring, close_sources)
         self._places = threading.BoundedSemaphore(_MAX_OPEN)
@@ -118,7 +121,7 @@ class Pipeline:
         self._sealing: deque[Future[Extracted | Failure]] = deque()
         self._opened: set[Opened] = set()
         self._lock = threading.Lock()
-        self._timings = Timings()
+        self._timings = Timings(encoder_threads=self._encoder_threads)
         self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(self._encoder_threads, thread_name_prefix="encode")
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
@@ -186,6 +189,7 @@ class Pipeline:
         with self._lock:
             self._opened.add(slide)
         self._progress.expect(len(slide.plan.rows) - slide.writer.n_tiles)
+        slide.expect(self._cache)
         for index in range(slide.writer.n_batches, slide.plan.n_batches):
             if slide.failure is not None:
                 break
@@ -201,7 +205,8 @@ class Pipeline:
         spare = self._options.memory_bytes - 2 * shape[0] * tile_bytes
         part = max(1, min(_PART_TILES, shape[0], spare // (self._workers * tile_bytes)))
         reserve = self._workers * part * tile_bytes  # what the decoders hold themselves
-        slot = self._ring.acquire(shape, dtype, self._stopping, reserve_bytes=reserve)
+        self._cache.limit(min(self._options.memory_bytes // _CACHE_SHARE, max(0, spare - reserve)))
+        slot = self._ring.acquire(shape, dtype, self._stopping, reserve_bytes=reserve + self._cache.max_bytes)
         if slot is None or self._stopping():
             return False
         rows = slide.plan.batch_rows(index)

@@ -15,16 +15,18 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from microtome.errors import ChannelError, ConfigError, UnreadableRegionError
 from microtome.geometry import Box, Size
+from microtome.slides.direct_cache import TileCache
 from microtome.slides.resample import Resample, resample_image, shrink_in_bands
 from microtome.slides.resolution import Resolution
 from microtome.slides.view import View, display_image
 
 Fill = Literal["white", "black"]
 Modality = Literal["brightfield", "fluorescence", "multichannel"]
+Decode = Literal["exact", "dct"]
 
 _BAND_PX = 16_000_000  # a level region above this many pixels is shrunk in bands, so that memory stays bounded
 _DARK = 60  # a pixel whose brightest channel is below this is background of a fluorescence image
@@ -41,12 +43,13 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
-    """How a region is read: which channels (None for all), the value out of bounds, how pixels shrink."""
+class How:
+    """How a region is read: which channels (None for all), the value out of bounds, how pixels shrink and decode."""
 
     channels: tuple[int, ...] | None
     outside: float
     resample: Resample
+    decode: Decode = "exact"
 
 
 class Slide(ABC):
@@ -63,9 +66,12 @@ class Slide(ABC):
         resolution: µm per pixel and where it came from; :attr:`mpp` raises where it is not known.
         view: How 16-bit or many-channel pixels are seen as 8-bit RGB; None where they are RGB or grey already.
         properties: The file's metadata as text.
+        reader_note: Why this reader and not the fastest one for files of this kind, or which part of the file is left
+            to another; empty where there is nothing to say.
     """
 
     reader: ClassVar[str]
+    reader_note: str = ""
 
     path: Path
     levels: tuple[Level, ...]
@@ -97,6 +103,21 @@ class Slide(ABC):
         """Some channels of :meth:`read_native`, by index; None for all. A reader that can decode fewer overrides it."""
         pixels = self.read_native(level, box)
         return pixels if channels is None else pixels[:, :, list(channels)]
+
+    def compressed_tile(self, level: int, box: Box) -> bytes | None:
+        """A JPEG file that holds exactly a region of a level, as the slide's own file has it compressed.
+
+        A reader that can take such a thing out of its file overrides it; decoded, it must give the pixels of
+        :meth:`read_native`. It is not decoded here and may be damaged.
+
+        Args:
+            level: Index into :attr:`levels`.
+            box: Region in pixels *of that level*.
+
+        Returns:
+            A complete JPEG, or None where the region is not one whole JPEG tile of the file.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -206,7 +227,13 @@ class Slide(ABC):
         return np.concatenate(parts)
 
     def read(
-        self, box: Box, *, size: Size | None = None, fill: Fill = "white", resample: Resample = "area"
+        self,
+        box: Box,
+        *,
+        size: Size | None = None,
+        fill: Fill = "white",
+        resample: Resample = "area",
+        decode: Decode = "exact",
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Read a region as 8-bit RGB.
 
@@ -215,6 +242,8 @@ class Slide(ABC):
             size: How many pixels out; by default the box's own size (level 0).
             fill: What lies outside of :attr:`bounds`: white, or black as OpenSlide and DeepZoom have it.
             resample: How pixels shrink. Where a level has the asked resolution its pixels come as they are.
+            decode: ``exact``, or ``dct``: where pixels shrink to a half or less, JPEG is decoded at a half, a quarter
+                or an eighth of its size at once, quicker and a little different (one or two grey levels on average).
 
         Returns:
             RGB pixels, shape (size.height, size.width, 3), 0..255.
@@ -222,10 +251,11 @@ class Slide(ABC):
         Raises:
             UnreadableRegionError: If any pixel of it cannot be decoded.
             ChannelError: If the slide is not 8-bit RGB or grey and was opened without ``channels``.
+            ConfigError: If this slide cannot be read with ``decode="dct"``.
         """
         if self.view is not None:
             value = self.view.high if fill == "white" else self.view.low
-            how = _How(self.view.channels, value, resample)
+            how = How(self.view.channels, value, resample, decode)
             return self.view.apply_window(self._read_how(box, size, how))
         if not self.is_rgb:
             raise ChannelError(
@@ -233,22 +263,50 @@ class Slide(ABC):
                 f"({', '.join(self.channels)[:200]}), not 8-bit RGB. Say how to see it with channels= (--channels, one "
                 "or three of them) and, unless it is 8-bit, window= (--window LOW,HIGH)."
             )
-        pixels = self.read_raw(box, size=size, fill=fill, resample=resample)
+        pixels = self.read_raw(box, size=size, fill=fill, resample=resample, decode=decode)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
+    def read_compressed(self, box: Box, *, size: Size | None = None) -> bytes | None:
+        """A region as a JPEG file of the slide's own bytes, where :meth:`read` would do nothing to them but decode.
+
+        Args:
+            box: Where, in level-0 pixels.
+            size: As :meth:`read`.
+
+        Returns:
+            A complete JPEG, which may be damaged; None where pixels are resampled, filled or windowed, or the region is
+            not one whole JPEG tile of the file.
+        """
+        if self.view is not None or self.channels != ("R", "G", "B"):
+            return None
+        size = size or box.size
+        index = self.best_level(box, size)
+        source = self._level_box(index, box, size)
+        if source.size != size or source.intersection(self._level_bounds(self.levels[index])) != source:
+            return None
+        return self.compressed_tile(index, source)
+
     def read_raw(
-        self, box: Box, *, size: Size | None = None, fill: Fill = "white", resample: Resample = "area"
+        self,
+        box: Box,
+        *,
+        size: Size | None = None,
+        fill: Fill = "white",
+        resample: Resample = "area",
+        decode: Decode = "exact",
     ) -> Shaped[np.ndarray, "h w c"]:
         """Read a region in the slide's own channels and dtype; arguments and errors as in :meth:`read`.
 
         ``fill`` white is 255 for 8-bit RGB and grey, and 0 for everything else, where 0 means no signal.
         """
-        return self._read_how(box, size, _How(None, 255 if fill == "white" and self.is_rgb else 0, resample))
+        return self._read_how(box, size, How(None, 255 if fill == "white" and self.is_rgb else 0, resample, decode))
 
-    def _read_how(self, box: Box, size: Size | None, how: "_How") -> Shaped[np.ndarray, "h w c"]:
+    def _read_how(self, box: Box, size: Size | None, how: How) -> Shaped[np.ndarray, "h w c"]:
         size = size or box.size
         if size.width < 1 or size.height < 1:
             raise ConfigError(f"size must be at least 1 × 1 px. Got {size.width} × {size.height}.")
+        if how.decode == "dct" and (scaled := self._read_scaled(box, size, how)) is not None:
+            return scaled
         level = self.best_level(box, size)
         source = self._level_box(level, box, size)
         if source.size == size:
@@ -278,17 +336,45 @@ class Slide(ABC):
                 best = index
         return best
 
-    def _level_box(self, index: int, box: Box, size: Size) -> Box:
-        """The box in pixels of a level, rounded to whole ones; equal in size to ``size`` where they agree."""
-        level = self.levels[index]
-        x, y = round(box.x / level.downsample_x), round(box.y / level.downsample_y)
-        w, h = box.width / level.downsample_x, box.height / level.downsample_y
-        if abs(w - size.width) < 0.5 and abs(h - size.height) < 0.5:
-            return Box(x, y, size.width, size.height)
-        right, bottom = round(box.right / level.downsample_x), round(box.bottom / level.downsample_y)
-        return Box(x, y, max(1, right - x), max(1, bottom - y))
+    def _read_scaled(self, box: Box, size: Size, how: How) -> Shaped[np.ndarray, "h w c"] | None:
+        """A region decoded smaller than it is stored; None where it is not; errors as in :meth:`dct_scale`."""
+        self.dct_scale(box, size)
+        return None
 
-    def _read_filled(self, index: int, box: Box, how: "_How") -> Shaped[np.ndarray, "h w c"]:
+    def dct_scale(self, box: Box, size: Size) -> int:
+        """By how much JPEG is decoded smaller than stored where a region is read with ``decode="dct"``.
+
+        Args:
+            box: Where, in level-0 pixels.
+            size: How many pixels out.
+
+        Returns:
+            2, 4 or 8; 1 where it does not shrink to a half.
+
+        Raises:
+            ConfigError: If this slide cannot be read so.
+        """
+        raise ConfigError(
+            f"Slide '{self.path.name}' cannot be read with decode='dct' (--decode dct): only the reader direct can, "
+            f"and this is {self.reader}{self.reader_note and f' ({self.reader_note})'}. Leave it out (decode='exact')."
+        )
+
+    def expect(  # noqa: B027 - most readers have nothing to keep
+        self, boxes: Int[np.ndarray, "n 4"], size: Size, decode: Decode = "exact", cache: TileCache | None = None
+    ) -> None:
+        """Be told which regions will be read next, so that a reader may keep what they share; changes no pixel.
+
+        Args:
+            boxes: x y w h, in level-0 pixels, each as often as it will be read.
+            size: How many pixels out, as in :meth:`read`.
+            decode: As in :meth:`read`.
+            cache: Where decoded pixels of the file are kept meanwhile; None for the slide's own place.
+        """
+
+    def _level_box(self, index: int, box: Box, size: Size) -> Box:
+        return level_box(self.levels[index], box, size)
+
+    def _read_filled(self, index: int, box: Box, how: How) -> Shaped[np.ndarray, "h w c"]:
         """Read a level's region that may reach out of the scanned part."""
         inside = box.intersection(self._level_bounds(self.levels[index]))
         if inside == box:
@@ -319,6 +405,16 @@ class Slide(ABC):
     def __repr__(self) -> str:
         mpp = "unknown mpp" if self.resolution.mpp is None else f"{self.resolution.mpp:g} µm/px"
         return f"<{type(self).__name__} '{self.path.name}' {self.size.width}×{self.size.height} {mpp}>"
+
+
+def level_box(level: Level, box: Box, size: Size) -> Box:
+    """A box in pixels of a level, rounded to whole ones; equal in size to ``size`` where they agree."""
+    x, y = round(box.x / level.downsample_x), round(box.y / level.downsample_y)
+    w, h = box.width / level.downsample_x, box.height / level.downsample_y
+    if abs(w - size.width) < 0.5 and abs(h - size.height) < 0.5:
+        return Box(x, y, size.width, size.height)
+    right, bottom = round(box.right / level.downsample_x), round(box.bottom / level.downsample_y)
+    return Box(x, y, max(1, right - x), max(1, bottom - y))
 
 
 def _within(value: float, dtype: np.dtype[Any]) -> float:

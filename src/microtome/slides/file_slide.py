@@ -77,7 +77,7 @@ class FileSlide(Slide):
         return fingerprint_file(self.path, self.companions)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self.path, self._options, self.fingerprint)
+        return _reopen, (type(self), self.path, self._options, self.fingerprint), {"reader_note": self.reader_note}
 
     def _unreadable(self, level: int, box: Box, reason: object) -> SlideError:
         """The error for pixels that cannot be decoded; another one where the file is not the one that was opened."""

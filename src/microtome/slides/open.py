@@ -19,13 +19,15 @@ from microtome.slides.listing import find_dicom_slide
 from microtome.slides.probe import FileKind, probe
 from microtome.slides.resolution import Given
 
-Reader = Literal["auto", "openslide", "tifffile", "image"]
+Reader = Literal["auto", "direct", "openslide", "tifffile", "image", "cucim"]
 
 _READERS = {  # in the order in which they are tried; imported when tried
+    "direct": ("direct_reader", "DirectSlide"),
     "openslide": ("openslide_reader", "OpenSlideSlide"),
     "tifffile": ("tifffile_reader", "TiffSlide"),
     "image": ("image_reader", "ImageSlide"),
 }
+_BY_NAME = {"cucim": ("cucim_reader", "CucimSlide")}  # needs a library that is not installed with this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _probe(path: Path) -> FileKind:
 
 
 def _reader(name: str) -> type[FileSlide]:
-    module, cls = _READERS[name]
+    module, cls = (_READERS | _BY_NAME)[name]
     found: type[FileSlide] = getattr(import_module(f"microtome.slides.{module}"), cls)
     return found
 
@@ -159,6 +161,7 @@ def _try(
         except PermissionError as error:
             raise SlidePermissionError(f"'{kind.path}' may not be read by this user ({error.strerror}).") from error
         else:
+            slide.reader_note = slide.reader_note or " ".join(dict.fromkeys(str(e) for e in errors))
             verdicts.append(ReaderVerdict(name, took=True, reason="took it"))
             return slide
     verdicts.append(ReaderVerdict(name, took=False, reason=reason))

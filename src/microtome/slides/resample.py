@@ -95,8 +95,8 @@ def _cv2_resize(image: np.ndarray, size: Size, flag: int) -> np.ndarray:
         cv2.resize(work[:, :, c : c + 4], (size.width, size.height), interpolation=flag)
         for c in range(0, work.shape[2], 4)
     ]
-    joined = np.concatenate([p if p.ndim == 3 else p[:, :, None] for p in planes], axis=2)
-    return _as_dtype(joined, image.dtype)
+    planes = [p if p.ndim == 3 else p[:, :, None] for p in planes]
+    return _as_dtype(planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2), image.dtype)
 
 
 def _pil_float(plane: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:

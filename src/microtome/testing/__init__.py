@@ -8,6 +8,7 @@ from typing import Any
 
 _HOME = {
     "ArraySlide": "array_slide",
+    "BigSlide": "big_slides",
     "SampleSlide": "synthetic_sample",
     "SyntheticSlide": "synthetic_section",
     "break_tile": "damage",
@@ -18,6 +19,7 @@ _HOME = {
     "synthetic_slide": "synthetic_section",
     "write_dicom": "dicom",
     "write_sample": "synthetic_sample",
+    "write_svs_like": "big_slides",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 - a list of strings; ruff cannot see through sorted()

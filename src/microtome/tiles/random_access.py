@@ -63,6 +63,28 @@ class RandomAccessTiles(ABC):
         Raises:
             TileError: If a row does not exist or the source is closed.
         """
+        return self.read_into(rows, np.empty((len(rows), *self.tile_shape), self.dtype))
+
+    def read_into(self, rows: Int[np.ndarray, " n"], images: Shaped[np.ndarray, "n h w c"]) -> TileBatch:
+        """The same into memory of the caller's, whatever it holds.
+
+        Args:
+            rows: Indices, 0 to ``len(self) - 1``.
+            images: Takes the pixels; of the source's shape and dtype.
+
+        Returns:
+            The batch, of which ``images`` are the pixels.
+
+        Raises:
+            TileError: If a row does not exist, the memory is of another shape or dtype, or the source is closed.
+        """
+        self._check(rows, images)
+        images[...] = 0
+        errors = dict(self._read_into(images, [operator.index(row) for row in rows]))
+        readable = np.array([int(row) not in errors for row in rows], np.bool_)
+        return TileBatch(images=images, rows=rows, readable=readable, errors=errors)
+
+    def _check(self, rows: Int[np.ndarray, " n"], images: Shaped[np.ndarray, "n h w c"]) -> None:
         if self._closed:
             raise TileError(f"The tiles of '{self.slide_id}' were closed. Open them again to read.")
         outside = np.flatnonzero((rows < 0) | (rows >= len(self)))
@@ -70,10 +92,12 @@ class RandomAccessTiles(ABC):
             raise TileError(
                 f"The tiles of '{self.slide_id}' have rows 0 to {len(self) - 1}. Got row {int(rows[outside[0]])}."
             )
-        images = np.zeros((len(rows), *self.tile_shape), self.dtype)
-        errors = dict(self._read_into(images, [operator.index(row) for row in rows]))
-        readable = np.array([int(row) not in errors for row in rows], np.bool_)
-        return TileBatch(images=images, rows=rows, readable=readable, errors=errors)
+        wanted = (len(rows), *self.tile_shape)
+        if images.shape != wanted or images.dtype != self.dtype:
+            raise TileError(
+                f"The tiles of '{self.slide_id}' are {self.dtype} {wanted}. Got memory for {images.dtype} "
+                f"{images.shape}."
+            )
 
     def __len__(self) -> int:
         return len(self.boxes)

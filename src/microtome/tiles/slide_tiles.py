@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from microtome.errors import TileError, UnreadableRegionError
 from microtome.geometry import Box
-from microtome.slides.base import Fill, Slide
+from microtome.slides.base import Decode, Fill, Slide
+from microtome.slides.direct_cache import TileCache
 from microtome.slides.resample import Resample
 from microtome.tiles.grid import Tiles
 from microtome.tiles.random_access import RandomAccessTiles
@@ -27,9 +28,11 @@ class SlideTiles(RandomAccessTiles):
         slide_id: Whose tiles these are; by default the slide's name.
         fill: What lies outside of the slide: ``white`` or ``black``.
         resample: How pixels shrink.
+        decode: ``exact``, or ``dct``: JPEG is decoded smaller where pixels shrink to a half or less.
 
     Raises:
         TileError: If the tiles were laid on a slide of another size or resolution.
+        ConfigError: If the slide cannot be read with ``decode="dct"``.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class SlideTiles(RandomAccessTiles):
         *,
         fill: Fill = "white",
         resample: Resample = "area",
+        decode: Decode = "exact",
     ) -> None:
         _check_same_slide(slide, tiles)
         self.slide = slide
@@ -47,11 +51,15 @@ class SlideTiles(RandomAccessTiles):
         self.slide_id = slide.name if slide_id is None else slide_id
         self.fill: Fill = fill
         self.resample: Resample = resample
+        self.decode: Decode = decode
         self.boxes = tiles.boxes
         self.mpp = tiles.mpp
         self._raw = slide.view is None and not slide.is_rgb
         self.dtype = slide.dtype if self._raw else np.dtype(np.uint8)
         size = tiles.tile_size
+        self._dct_scale = 1
+        if decode == "dct" and len(tiles):
+            self._dct_scale = slide.dct_scale(Box.from_row(self.boxes[0]), size)
         self.tile_shape = (size.height, size.width, len(slide.channels) if self._raw else 3)
 
     @property
@@ -61,13 +69,30 @@ class SlideTiles(RandomAccessTiles):
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """Slide, tiles, fill and resampling."""
+        """Slide, tiles, fill, resampling, and decoding where it is not exact."""
         return {
             **self.slide.recipe,
             **self.tiles.recipe,
             "tile_fill": self.fill,
             "tile_resample": self.resample,
+            **({} if self.decode == "exact" else {"tile_decode": f"{self.decode} 1/{self._dct_scale}"}),
         }
+
+    def compressed(self, row: int) -> bytes | None:
+        """A tile as a JPEG of the slide's own bytes; None where it is none, as :meth:`Slide.read_compressed` says."""
+        if self._raw:
+            return None
+        x, y, width, height = self.boxes[row].tolist()
+        return self.slide.read_compressed(Box(x, y, width, height), size=self.tiles.tile_size)
+
+    def expect(self, rows: Int[np.ndarray, " n"], cache: TileCache | None = None) -> None:
+        """Say which rows will be read next, in about this order, so that what they share is decoded once.
+
+        Args:
+            rows: Indices, each as often as it will be read.
+            cache: Where decoded pixels of the file are kept meanwhile; None for the slide's own place.
+        """
+        self.slide.expect(self.boxes[rows], self.tiles.tile_size, self.decode, cache)
 
     def close(self) -> None:
         """Close the slide; reading afterwards raises."""
@@ -81,7 +106,8 @@ class SlideTiles(RandomAccessTiles):
     def _read_boxes(self, boxes: Sequence[Box], images: Shaped[np.ndarray, "n h w c"]) -> Mapping[int, str]:
         """Read these boxes into ``images``, in order.
 
-        The place for reading blocks of neighbouring tiles at once.
+        Neighbours share compressed tiles of the file; a reader that decodes them itself keeps those until all who were
+        expected have read them.
 
         Returns:
             Position in ``boxes`` → why it could not be decoded.
@@ -91,7 +117,7 @@ class SlideTiles(RandomAccessTiles):
         errors: dict[int, str] = {}
         for position, box in enumerate(boxes):
             try:
-                images[position] = read(box, size=size, fill=self.fill, resample=self.resample)
+                images[position] = read(box, size=size, fill=self.fill, resample=self.resample, decode=self.decode)
             except UnreadableRegionError as error:
                 errors[position] = str(error)
         return errors

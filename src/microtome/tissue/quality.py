@@ -1,5 +1,8 @@
 """Quality of tiles, from their pixels alone: blur, pen, black and white."""
 
+import threading
+from functools import cache
+
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -9,6 +12,9 @@ from microtome.tissue.pen import is_ink
 _GLASS = 243.0
 _SHARP = 100.0  # variance of the Laplacian at which ``blur`` is one half
 _BLACK, _WHITE = 50, 220
+_KINDS = 8  # colours are sorted by three bits: ink, black, white
+_INK_BIT, _BLACK_BIT, _WHITE_BIT = 1, 2, 4
+_making_table = threading.Lock()
 
 
 def tile_quality(images: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Float32[np.ndarray, " n"]]:
@@ -33,13 +39,45 @@ def tile_quality(images: UInt8[np.ndarray, "n h w 3"]) -> dict[str, Float32[np.n
         >>> {name: float(value[0]) for name, value in tile_quality(white).items()}
         {'blur': 1.0, 'pen': 0.0, 'black': 0.0, 'white': 1.0}
     """
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    table = np.maximum(0, np.log((_GLASS + 1) / (np.arange(256) + 1))).astype(np.float32)
+    with _making_table:
+        table = _colour_table()
     quality = {name: np.zeros(len(images), np.float32) for name in ("blur", "pen", "black", "white")}
     for row, image in enumerate(images):  # one at a time: a batch in float would be four times its size
-        detail = cv2.Laplacian(image.astype(np.float32) @ weights, cv2.CV_32F, ksize=1)
+        grey = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY)
+        detail = cv2.Laplacian(grey, cv2.CV_32F, ksize=1)
         quality["blur"][row] = 1 / (1 + float(detail.var()) / _SHARP)
-        quality["pen"][row] = is_ink(cv2.LUT(image, table)).mean()
-        quality["black"][row] = (image <= _BLACK).all(axis=2).mean()
-        quality["white"][row] = (image >= _WHITE).all(axis=2).mean()
+        shares = _kind_shares(image, table)
+        quality["pen"][row], quality["black"][row], quality["white"][row] = shares
     return quality
+
+
+def _kind_shares(image: UInt8[np.ndarray, "h w 3"], table: UInt8[np.ndarray, " c"]) -> tuple[float, float, float]:
+    """Shares of pixels that are ink, black and white."""
+    colours = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view("<u4").ravel() & np.uint32(0xFFFFFF)
+    kinds = table.take(colours.view(np.int32))
+    counts = cv2.calcHist([kinds], [0], None, [_KINDS], [0, _KINDS]).ravel()
+    n, bits = kinds.size, np.arange(_KINDS)
+    ink, black, white = (
+        float(counts[bits & bit > 0].sum(dtype=np.float64)) / n for bit in (_INK_BIT, _BLACK_BIT, _WHITE_BIT)
+    )
+    return ink, black, white
+
+
+@cache
+def _colour_table() -> UInt8[np.ndarray, " c"]:
+    """What each of the 2²⁴ colours is, at red + 256 · green + 65536 · blue: 16 MiB, many times quicker than asking.
+
+    Takes a fifth of a second, once.
+    """
+    density = np.maximum(0, np.log((_GLASS + 1) / (np.arange(256) + 1))).astype(np.float32)
+    kinds = np.empty((256, 256, 256), np.uint8)  # blue, green, red
+    plane = np.empty((256, 256, 3), np.float32)
+    plane[..., 0], plane[..., 1] = density[None, :], density[:, None]
+    for blue in range(256):
+        plane[..., 2] = density[blue]
+        kinds[blue] = is_ink(plane)
+    kinds *= _INK_BIT
+    dark, bright = slice(0, _BLACK + 1), slice(_WHITE, 256)
+    kinds[dark, dark, dark] |= _BLACK_BIT
+    kinds[bright, bright, bright] |= _WHITE_BIT
+    return kinds.reshape(-1)
