@@ -8,6 +8,7 @@ making the same output. A recipe is the flat set of values that decide an output
 from microtome.storage.claims import CLAIM_EXPIRY_S, CLAIM_HEARTBEAT_S, Claim
 from microtome.storage.files import (
     LateErrorFile,
+    flush_files,
     flush_to_disk,
     hash_file,
     now_utc,
@@ -17,6 +18,7 @@ from microtome.storage.files import (
     write_errors_explained,
     write_json,
     write_text,
+    write_unflushed,
     written_whole,
 )
 from microtome.storage.progress import LineProgress, Progress, QuietProgress, open_progress
@@ -31,6 +33,7 @@ __all__ = [
     "Progress",
     "QuietProgress",
     "digest",
+    "flush_files",
     "flush_to_disk",
     "hash_array",
     "hash_file",
@@ -44,5 +47,6 @@ __all__ = [
     "write_errors_explained",
     "write_json",
     "write_text",
+    "write_unflushed",
     "written_whole",
 ]

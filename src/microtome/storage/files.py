@@ -7,7 +7,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -20,6 +21,7 @@ _SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\:*?\"<>|]+")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, to Windows
 _MAX_NAME_BYTES = 180  # leaves room for suffixes below the usual 255
 _TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")  # what written_whole writes to
+_FLUSHED_AT_ONCE, _FLUSH_CHUNK = 16, 32
 _WRITE_ERRNOS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ESTALE,
@@ -64,7 +66,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OutputWriteError: If the file cannot be written or renamed (no space, read-only, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary_name(path)
     try:
         with write_errors_explained(path, also=temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,57 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_unflushed(path: Path, data: bytes) -> None:
+    """Write one of many small files, whole or absent to whoever looks, without waiting for the disk.
+
+    A process that is killed leaves it whole or absent, but a machine that loses power may leave it short until
+    :func:`flush_files` has returned. So a writer of many calls that before it writes the file that says that they are
+    finished, and does not trust what it finds without that one.
+
+    Args:
+        path: Where the file is to be; its folder is there.
+        data: All of it.
+
+    Raises:
+        OutputWriteError: As :func:`written_whole`.
+    """
+    temporary = _temporary_name(path)
+    try:
+        with write_errors_explained(path, also=temporary):
+            temporary.write_bytes(data)
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush_files(paths: Sequence[Path]) -> None:
+    """Force the bytes of many files, and their names in their folders, to the disk.
+
+    Many at once, because a disk settles together what waits together: that takes a fraction of the time of one
+    after the other.
+
+    Raises:
+        OutputWriteError: If a disk turns out not to hold what it took.
+    """
+    chunks = [paths[start : start + _FLUSH_CHUNK] for start in range(0, len(paths), _FLUSH_CHUNK)]
+    with ThreadPoolExecutor(_FLUSHED_AT_ONCE, thread_name_prefix="flush") as pool:
+        list(pool.map(_flush_chunk, chunks))
+    for folder in {path.parent for path in paths}:
+        _flush_folder(folder)
+
+
+def _flush_chunk(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with write_errors_explained(path):
+            flush_to_disk(path)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 class LateErrorFile(FileIO):

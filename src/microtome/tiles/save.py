@@ -4,9 +4,13 @@
 and ``recipe.json``, which says what decided them. ``metadata.parquet`` has the columns x, y, w, h and path
 of HistoPrep: ``path`` is absolute, so that HistoPrep's and HistoEncoder's own readers find the images;
 ``file`` is relative to the folder and survives moving it (:class:`~microtome.tiles.folder.TileFolder` needs
-neither the folder's old place nor ``file``). Tiles that could not be read stand in ``unreadable.parquet``
-(x, y, w, h, error) and have no image, so that a reader that takes every row of ``metadata.parquet`` or every
-file in ``tiles/`` meets only real tiles.
+neither the folder's old place nor ``file``); ``passthrough`` says whether an image is the slide's own bytes.
+Tiles that could not be read stand in ``unreadable.parquet`` (x, y, w, h, error) and have no image, so that a
+reader that takes every row of ``metadata.parquet`` or every file in ``tiles/`` meets only real tiles.
+
+Images are written whole but not waited for, one by one; before ``metadata.parquet``, which says that the folder is
+finished, all of them are flushed to the disk. So a power cut leaves either a finished folder of whole images, or an
+unfinished one; and in an unfinished one an image counts only if it decodes.
 """
 
 import json
@@ -14,26 +18,33 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Int64, UInt8
-from PIL import Image
+from jaxtyping import Int64
 
-from microtome.errors import ConfigError, RecipeMismatchError, TileError
+from microtome.errors import RecipeMismatchError, TileError
+from microtome.geometry import Size
 from microtome.storage import (
     Claim,
     digest,
+    flush_files,
     recipe_changes,
     recipe_text,
     remove_leftovers_in,
+    write_errors_explained,
     write_json,
+    write_unflushed,
     written_whole,
 )
+from microtome.tiles.coding import ImageCoding
+from microtome.tiles.columns import flags, integers, texts
 from microtome.tiles.folder import METADATA, TILE_NAME, UNREADABLE, tile_name
 from microtome.tiles.grid import Grid, Tiles
 from microtome.tiles.histoprep import HistoPrepGrid
@@ -54,6 +65,7 @@ class SavedTiles:
         n_tiles: Tiles of the source.
         n_unreadable: Those of them that could not be read and have no image.
         n_written: Images that this call wrote; less than all where an earlier run had begun.
+        n_passthrough: Images that are the slide's own bytes.
         status: ``done``, or ``skipped`` where an earlier run had finished it.
     """
 
@@ -61,6 +73,7 @@ class SavedTiles:
     n_tiles: int
     n_unreadable: int
     n_written: int
+    n_passthrough: int
     status: Literal["done", "skipped"]
 
 
@@ -68,8 +81,7 @@ def save_tiles(
     source: TileSource,
     folder: Path,
     *,
-    image_format: Literal["jpeg", "png"] = "jpeg",
-    quality: int = 80,
+    coding: ImageCoding | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -77,13 +89,12 @@ def save_tiles(
     """Write the tiles of one slide as images.
 
     Every file is whole or absent and ``metadata.parquet`` comes last, so that a folder that has it is
-    finished. A run that was broken off is taken up where it stopped.
+    finished. A run that was broken off is taken up where it stopped: what decodes is kept.
 
     Args:
         source: The tiles; 8-bit RGB.
         folder: The slide's folder; made if it is not there.
-        image_format: ``jpeg`` or ``png``.
-        quality: JPEG quality, 1..100; PNG has none and takes no notice of it.
+        coding: Format and quality; by default JPEG of quality 80, or the slide's own bytes where they can be taken.
         workers: Threads; None for one per core.
         overwrite: Replace what was made with other settings.
         progress: Called with the number of tiles done since the last call.
@@ -97,17 +108,29 @@ def save_tiles(
         ClaimedError: If another process is writing there.
         OutputWriteError: If a file cannot be written.
     """
-    writer = _Writer(source, folder.absolute(), image_format, quality)
+    writer = _Writer(source, folder.absolute(), coding or ImageCoding())
     writer.check()
     with Claim(writer.folder / METADATA):  # it stands for the whole folder
         remove_leftovers_in(writer.folder)
-        remove_leftovers_in(writer.folder / "tiles")
+        remove_leftovers_in(writer.images)
         finished = writer.prepare(overwrite=overwrite)
         if finished is not None:
             return finished
-        missing = writer.missing()
-        errors = writer.write_images(missing, workers or os.cpu_count() or 1, progress)
-        return writer.finish(errors, n_written=len(missing) - len(errors))
+        return writer.finish(writer.write_images(workers or os.cpu_count() or 1, progress))
+
+
+@dataclass
+class _Images:
+    """What became of tiles: row → why it could not be read, rows whose image is the slide's own bytes, and a count."""
+
+    errors: dict[int, str] = field(default_factory=dict)
+    passed: list[int] = field(default_factory=list)
+    n_written: int = 0
+
+    def add(self, more: "_Images") -> None:
+        self.errors.update(more.errors)
+        self.passed.extend(more.passed)
+        self.n_written += more.n_written
 
 
 @dataclass(frozen=True)
@@ -116,27 +139,22 @@ class _Writer:
 
     source: TileSource
     folder: Path
-    image_format: str
-    quality: int
+    coding: ImageCoding
+
+    @cached_property
+    def images(self) -> Path:
+        return self.folder / "tiles"
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        return {
-            **self.source.recipe,
-            "image_format": self.image_format,
-            "image_quality": self.quality if self.image_format == "jpeg" else None,
-        }
+        return {**self.source.recipe, **self.coding.recipe}
 
     def check(self) -> None:
         """Refuse what cannot be written as asked."""
-        if self.image_format not in ("jpeg", "png"):
-            raise ConfigError(f"image_format must be jpeg or png. Got {self.image_format!r}.")
-        if not 1 <= self.quality <= 100:
-            raise ConfigError(f"quality must be 1 to 100. Got {self.quality}.")
         if self.source.dtype != np.uint8 or self.source.tile_shape[2] != 3:
             raise TileError(
                 f"Tiles of '{self.source.slide_id}' have {self.source.tile_shape[2]} channel(s) of "
-                f"{self.source.dtype} and cannot be written as {self.image_format}. Open the slide with "
+                f"{self.source.dtype} and cannot be written as {self.coding.image_format}. Open the slide with "
                 "channels= (--channels)."
             )
         boxes, counts = np.unique(self.source.boxes, axis=0, return_counts=True)
@@ -147,15 +165,19 @@ class _Writer:
             )
 
     def file(self, row: int) -> Path:
-        return self.folder / "tiles" / f"{tile_name(self.source.boxes[row])}.{self.image_format}"
+        return Path(f"{self.images}/{tile_name(self.source.boxes[row].tolist())}.{self.coding.image_format}")
 
     def prepare(self, *, overwrite: bool) -> SavedTiles | None:
         """Make the folder ready; return what is there if it is finished already."""
         self._explain_other(overwrite=overwrite)
         if (self.folder / METADATA).is_file():
-            with suppress(pa.ArrowException, OSError):  # damaged: it is quickly written again
-                lost = len(self.source) - int(pq.read_metadata(self.folder / METADATA).num_rows)
-                return SavedTiles(self.folder, len(self.source), lost, 0, "skipped")
+            with suppress(pa.ArrowException, OSError, KeyError):  # damaged: it is quickly written again
+                with pq.ParquetFile(self.folder / METADATA) as table:
+                    passed = table.read(columns=["passthrough"])["passthrough"]
+                lost = len(self.source) - len(passed)
+                return SavedTiles(
+                    self.folder, len(self.source), lost, 0, pc.sum(passed, min_count=0).as_py(), "skipped"
+                )
         write_json(self.folder / RECIPE, {"recipe_digest": digest(self.recipe), "recipe": recipe_text(self.recipe)})
         return None
 
@@ -175,7 +197,7 @@ class _Writer:
             )
         for name in (METADATA, UNREADABLE, PROPERTIES, RECIPE):
             (self.folder / name).unlink(missing_ok=True)
-        for file in (self.folder / "tiles").glob("*"):
+        for file in self.images.glob("*"):
             if TILE_NAME.fullmatch(file.stem):  # nothing but tiles is ever deleted
                 file.unlink()
 
@@ -186,72 +208,100 @@ class _Writer:
             return None
 
     def _has_tiles(self) -> bool:
-        return (self.folder / METADATA).exists() or any((self.folder / "tiles").glob("*"))
+        return (self.folder / METADATA).exists() or any(self.images.glob("*"))
 
-    def missing(self) -> Int64[np.ndarray, " n"]:
-        """Rows whose image is not there."""
-        return np.array([row for row in range(len(self.source)) if not self.file(row).is_file()], np.int64)
-
-    def write_images(
-        self, missing: Int64[np.ndarray, " n"], workers: int, progress: Callable[[int], None] | None
-    ) -> dict[int, str]:
-        """Write these images; return row → why it could not be read."""
-        if progress is not None and len(missing) < len(self.source):
-            progress(len(self.source) - len(missing))
-        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
-        errors: dict[int, str] = {}
+    def write_images(self, workers: int, progress: Callable[[int], None] | None) -> _Images:
+        """Write all images that are not there."""
+        with write_errors_explained(self.images):
+            self.images.mkdir(parents=True, exist_ok=True)
+        there = frozenset(file.name for file in self.images.iterdir())
+        rows = np.arange(len(self.source))
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+        done = _Images()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="save tiles")
         try:
-            for chunk, failed in zip(chunks, pool.map(self._write_chunk, chunks), strict=True):
-                errors.update(failed)
+            for chunk, images_of_chunk in zip(chunks, pool.map(partial(self._write_chunk, there), chunks), strict=True):
+                done.add(images_of_chunk)
                 if progress is not None:
                     progress(len(chunk))
         finally:
             pool.shutdown(cancel_futures=True)
-        return errors
+        return done
 
-    def _write_chunk(self, rows: Int64[np.ndarray, " n"]) -> Mapping[int, str]:
-        batch = self.source.read(rows)
-        for row, image, readable in zip(batch.rows, batch.images, batch.readable, strict=True):
-            if readable:
-                self._write_image(self.file(int(row)), image)
-        return batch.errors
+    def _write_chunk(self, there: frozenset[str], rows: Int64[np.ndarray, " n"]) -> _Images:
+        """Write those images of a chunk that are not there: those of the slide's own bytes, then the others."""
+        done, to_encode = _Images(), []
+        for row in rows.tolist():
+            file, original = self.file(row), self._original(row)
+            if original is not None:
+                done.passed.append(row)
+            if file.name in there and self._is_whole(file, original):
+                continue
+            if original is None:
+                to_encode.append(row)
+            else:
+                write_unflushed(file, original)
+                done.n_written += 1
+        if to_encode:
+            batch = self.source.read(np.array(to_encode, np.int64))
+            for row, image, readable in zip(to_encode, batch.images, batch.readable, strict=True):
+                if readable:
+                    write_unflushed(self.file(row), self.coding.encode(image))
+                    done.n_written += 1
+            done.errors.update(batch.errors)
+        return done
 
-    def _write_image(self, path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        options = {"quality": self.quality} if self.image_format == "jpeg" else {}
-        with written_whole(path) as temporary:
-            Image.fromarray(image).save(temporary, format=self.image_format, **options)
+    def _original(self, row: int) -> bytes | None:
+        """The slide's own JPEG of a tile, if it is to be taken and decodes."""
+        if not (self.coding.passes_through and isinstance(self.source, SlideTiles)):
+            return None
+        data = self.source.compressed(row)
+        # of damaged data reading says what is wrong with it, and it must not be copied before it has
+        return data if data is not None and self._decodes(data) else None
 
-    def finish(self, errors: Mapping[int, str], *, n_written: int) -> SavedTiles:
+    def _is_whole(self, file: Path, original: bytes | None) -> bool:
+        """Whether an image that an earlier run left is to be kept: a power cut may have left it short."""
+        data = file.read_bytes()
+        return data == original if original is not None else self._decodes(data)
+
+    def _decodes(self, data: bytes) -> bool:
+        height, width, _ = self.source.tile_shape
+        return self.coding.holds(data, Size(width, height))
+
+    def finish(self, images: _Images) -> SavedTiles:
         """Write the tables; the last one says that the folder is finished."""
-        rows = np.array([row for row in range(len(self.source)) if row not in errors], np.int64)
-        lost = np.array(sorted(errors), np.int64)
+        rows = np.array([row for row in range(len(self.source)) if row not in images.errors], np.int64)
+        lost = np.array(sorted(images.errors), np.int64)
+        files = [self.file(row) for row in rows.tolist()]
+        flush_files(files)  # those of an earlier run too: nobody knows whether the disk has them
+        (self.folder / UNREADABLE).unlink(missing_ok=True)
         if len(lost):
-            reasons = pa.array([errors[int(row)] for row in lost], pa.string())
-            _write_table(self.folder / UNREADABLE, {**self._columns(lost), "error": reasons})
-        write_json(self.folder / PROPERTIES, self._properties(len(rows), len(lost)))
-        files = [self.file(int(row)) for row in rows]
-        names = [file.relative_to(self.folder).as_posix() for file in files]
+            reasons = [images.errors[row] for row in lost.tolist()]
+            _write_table(self.folder / UNREADABLE, {**self._columns(lost), "error": texts(reasons)})
+        saved = SavedTiles(self.folder, len(self.source), len(lost), images.n_written, len(images.passed), "done")
+        write_json(self.folder / PROPERTIES, self._properties(saved))
         columns = {
-            "path": pa.array([str(f) for f in files], pa.string()),
-            "file": pa.array(names, pa.string()),
+            "path": texts([str(file) for file in files]),
+            "file": texts([f"tiles/{file.name}" for file in files]),
+            "passthrough": flags(np.isin(rows, images.passed)),
         }
         _write_table(self.folder / METADATA, {**self._columns(rows), **columns})
-        return SavedTiles(self.folder, len(self.source), len(lost), n_written, "done")
+        return saved
 
     def _columns(self, rows: Int64[np.ndarray, " n"]) -> dict[str, pa.Array]:
-        boxes = self.source.boxes[rows]
-        return {name: pa.array(boxes[:, column], pa.int64()) for column, name in enumerate("xywh")}
+        boxes = self.source.boxes[rows].astype(np.int64)
+        return {name: integers(boxes[:, column]) for column, name in enumerate("xywh")}
 
-    def _properties(self, n_saved: int, n_unreadable: int) -> dict[str, object]:
+    def _properties(self, saved: SavedTiles) -> dict[str, object]:
         """HistoPrep's properties, and ours: mpp, unreadable tiles and what lies in recipe.json."""
         tiles = self.source.tiles if isinstance(self.source, SlideTiles) else None
+        coding = self.coding.recipe
         height, width, _ = self.source.tile_shape
         # without any tile the size on level 0 is not known from boxes
         box = self.source.boxes[0] if len(self.source) else np.zeros(4, np.int64)
         overlap, max_background = _histoprep_terms(tiles)
         return {
-            "num_tiles": n_saved,
+            "num_tiles": saved.n_tiles - saved.n_unreadable,
             "level": None if tiles is None else tiles.level,
             "level_downsample": [int(box[3]) / height, int(box[2]) / width],
             "width": int(box[2]),
@@ -259,9 +309,12 @@ class _Writer:
             "overlap": overlap,
             "max_background": max_background,
             "mpp": self.source.mpp,
-            "num_unreadable": n_unreadable,
-            "image_format": self.image_format,
-            "quality": self.quality if self.image_format == "jpeg" else None,
+            "num_unreadable": saved.n_unreadable,
+            "num_passthrough": saved.n_passthrough,
+            "image_format": self.coding.image_format,
+            "quality": coding["image_quality"],
+            "subsampling": coding["image_subsampling"],
+            "passthrough": coding["image_passthrough"],
             "recipe_digest": digest(self.recipe),
         }
 
