@@ -14,7 +14,9 @@ Magnifications are never written, because a magnification is no resolution; nor 
 
 Beside them are ``rows`` (N,), the tile of the source that each row is; ``unreadable`` (M, 4), the boxes (x y w h,
 level-0 pixels) of tiles that could not be decoded, with ``unreadable_rows`` and ``unreadable_errors``; and ``boxes``
-(N, 4) where tiles differ in size. Attributes of the file say what decided it.
+(N, 4) where tiles differ in size; ``columns/<name>`` (N, ...) where more is known of each row, such as the names of
+tiles. Attributes of the file say what decided it. ``coords`` is absent where features were imported from a file that
+does not say where their tiles lie.
 """
 
 import errno
@@ -27,7 +29,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from microtome.errors import CorruptOutputError, MissingOutputError, OutputError
 from microtome.storage import LateErrorFile
@@ -48,32 +50,37 @@ class Bag:
     Attributes:
         slide_id: Whose features these are.
         features: One row per readable tile, memory-mapped and read-only; finite.
-        coords: Top-left corner (x y) of each row's tile, level-0 pixels.
         unreadable: Boxes (x y w h, level-0 pixels) of tiles that could not be decoded and have no row.
         unreadable_errors: Why not, one per box.
+        unreadable_rows: Which tiles of the source they are; None in files of others.
         rows: Which tile of the source each row is, ascending; None in files of others.
         attrs: What the file says of itself: ``mpp``, ``slide_mpp``, ``encoder``, ``recipe``, ``patch_size``, ...
+        columns: What else is known of each row, by name: ``name`` (text), ``deepzoom_address`` (level, column, row).
     """
 
     def __init__(  # noqa: PLR0913 - a record of plain fields
         self,
         slide_id: str,
         features: Float[np.ndarray, "n d"],
-        coords: Int64[np.ndarray, "n 2"],
+        coords: Int64[np.ndarray, "n 2"] | None,
         boxes: Int64[np.ndarray, "n 4"] | None,
         unreadable: Int64[np.ndarray, "m 4"],
         attrs: Mapping[str, Any],
         *,
         rows: Int64[np.ndarray, " n"] | None = None,
         unreadable_errors: tuple[str, ...] = (),
+        unreadable_rows: Int64[np.ndarray, " m"] | None = None,
+        columns: Mapping[str, Shaped[np.ndarray, "n ..."]] | None = None,
     ) -> None:
         self.slide_id = slide_id
         self.features = features
-        self.coords = coords
+        self.columns = dict(columns or {})
         self.unreadable = unreadable
         self.unreadable_errors = unreadable_errors
+        self.unreadable_rows = unreadable_rows
         self.rows = rows
         self.attrs = attrs
+        self._coords = coords
         self._boxes = boxes
 
     def __len__(self) -> int:
@@ -83,13 +90,38 @@ class Bag:
         return f"<Bag '{self.slide_id}' {len(self)}×{self.dim} {self.features.dtype}>"
 
     @property
+    def has_coords(self) -> bool:
+        """Whether it is known where tiles lie; not so in features imported from a file that does not say it."""
+        return self._coords is not None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether it is known where tiles lie and how large they are."""
+        return self._boxes is not None
+
+    @property
+    def coords(self) -> Int64[np.ndarray, "n 2"]:
+        """Top-left corner (x y) of each row's tile, level-0 pixels.
+
+        Raises:
+            OutputError: If the features were imported from a file that does not say where their tiles lie.
+        """
+        if self._coords is None:
+            raise OutputError(
+                f"The features of '{self.slide_id}' were imported without coordinates. Convert them again with "
+                "--coords."
+            )
+        return self._coords
+
+    @property
     def boxes(self) -> Int64[np.ndarray, "n 4"]:
         """Where each row's tile lies: x y w h in level-0 pixels.
 
         Raises:
-            OutputError: If the file, made by another program, does not say how large a tile is.
+            OutputError: If the file, made by another program, does not say how large a tile is, or where it lies.
         """
         if self._boxes is None:
+            _ = self.coords
             raise OutputError(
                 f"The features of '{self.slide_id}' do not say how large a tile is on level 0. Add the attribute "
                 "patch_size_level0 (pixels) to 'coords'."
@@ -124,22 +156,26 @@ class BagContent:
     """Everything of a bag's file but the features themselves.
 
     Attributes:
-        boxes: x y w h of each row's tile, level-0 pixels.
+        boxes: x y w h of each row's tile, level-0 pixels; None where it is not known.
         rows: Which tile of the source each row is.
         unreadable: Boxes of tiles without a row.
         unreadable_rows: Which tiles of the source they are.
         unreadable_errors: Why they could not be decoded.
         attrs: Attributes of the file.
         coords_attrs: Attributes of ``coords``, beside ``patch_size_level0`` which follows from the boxes.
+        coords: Top-left corners, where they are known and the boxes are not.
+        columns: What else is known of each row, by name; numbers or text.
     """
 
-    boxes: Int64[np.ndarray, "n 4"]
+    boxes: Int64[np.ndarray, "n 4"] | None
     rows: Int64[np.ndarray, " n"]
     unreadable: Int64[np.ndarray, "m 4"]
     unreadable_rows: Int64[np.ndarray, " m"]
     unreadable_errors: tuple[str, ...]
     attrs: Mapping[str, Plain]
     coords_attrs: Mapping[str, Plain] = field(default_factory=dict)
+    coords: Int64[np.ndarray, "n 2"] | None = None
+    columns: Mapping[str, Shaped[np.ndarray, "n ..."]] = field(default_factory=dict)
 
 
 def write_bag_file(
@@ -150,14 +186,14 @@ def write_bag_file(
     Args:
         path: Where to write.
         content: Everything but the features.
-        blocks: The features, some rows at a time, in order; as many rows in all as there are boxes.
+        blocks: The features, some rows at a time, in order; as many rows in all as ``content.rows``.
         dim: Length of a feature vector.
         dtype: ``float32`` or ``float16``.
 
     Raises:
         OSError: If the system refuses to write.
     """
-    n = len(content.boxes)
+    n = len(content.rows)
     checksum, start = 0, 0
     with LateErrorFile(path) as raw:
         with h5py.File(raw, "w") as file:
@@ -178,10 +214,16 @@ def write_bag_file(
 
 
 def _write_tables(file: h5py.File, content: BagContent) -> None:
-    coords = file.create_dataset("coords", data=content.boxes[:, :2])
-    coords.attrs.update({**_side_attributes(content.boxes), **content.coords_attrs})
-    if len(np.unique(content.boxes[:, 2:], axis=0)) > 1:
-        file.create_dataset("boxes", data=content.boxes)
+    boxes, corners = content.boxes, content.coords if content.boxes is None else content.boxes[:, :2]
+    if corners is not None:
+        coords = file.create_dataset("coords", data=corners)
+        coords.attrs.update({**({} if boxes is None else _side_attributes(boxes)), **content.coords_attrs})
+    if boxes is not None and len(np.unique(boxes[:, 2:], axis=0)) > 1:
+        file.create_dataset("boxes", data=boxes)
+    for name, column in content.columns.items():
+        text = column.dtype.kind in "UO"
+        data = column.astype(object) if text else column
+        file.create_dataset(f"columns/{name}", data=data, dtype=h5py.string_dtype() if text else None)
     file.create_dataset("rows", data=content.rows)
     file.create_dataset("unreadable", data=content.unreadable)
     file.create_dataset("unreadable_rows", data=content.unreadable_rows)
@@ -202,12 +244,14 @@ def _side_attributes(boxes: Int64[np.ndarray, "n 4"]) -> dict[str, Plain]:
     return {"patch_size_level0": width if width == height else [width, height]}
 
 
-def read_bag(path: Path, slide_id: str) -> Bag:
+def read_bag(path: Path, slide_id: str, *, features_name: str = "features", needs_coords: bool = True) -> Bag:
     """Read a bag's file, of microtome or of another program with CLAM's layout; features stay on the disk.
 
     Args:
         path: HDF5 file with ``features`` and ``coords``.
         slide_id: Whose features they are.
+        features_name: What another program calls the features.
+        needs_coords: Whether another program's file must say where tiles lie, in whole pixels.
 
     Returns:
         The bag. Features of another program's file are checked to be finite; our own were before they were written
@@ -225,16 +269,21 @@ def read_bag(path: Path, slide_id: str) -> Bag:
     with _read_explained(path), h5py.File(path, "r", locking=False) as file:
         if not own and _CHECKSUM in file.attrs:
             raise _corrupt(path, "it is truncated, or was changed after it was written")
-        features, where = _find_features(path, file)
-        coords = _read_coords(path, file, len(features) if features is not None else where.shape[0])
-        attrs = {**_plain_attributes(file, own=own), **_plain_attributes(file["coords"], own=own)}
-        boxes = _read_boxes(path, file, coords, attrs)
-        unreadable, errors, rows = _read_unreadable(path, file, len(coords), own=own)
+        features, where = _find_features(path, file, features_name)
+        n, attrs = where.shape[0], _plain_attributes(file, own=own)
+        coords = boxes = None
+        if "coords" in file or (needs_coords and not own):
+            attrs.update(_plain_attributes(file["coords"], own=own))
+            if needs_coords or file["coords"].dtype.kind in "iu":
+                coords = _read_coords(path, file, n)
+                boxes = _read_boxes(path, file, coords, attrs)
+        lost = _read_unreadable(path, file, n) if own else {"unreadable": np.zeros((0, 4), np.int64)}
+        columns = _read_columns(path, file, n) if own and "columns" in file else {}
     if features is None:
         features = np.memmap(path, mode="r", dtype=where.dtype, shape=where.shape, offset=where.offset)
     if not own:
         _check_finite(path, features)
-    return Bag(slide_id, features, coords, boxes, unreadable, attrs, rows=rows, unreadable_errors=errors)
+    return Bag(slide_id, features, coords, boxes, attrs=attrs, columns=columns, **lost)
 
 
 def check_bag(path: Path, bag: Bag) -> None:
@@ -261,18 +310,18 @@ class _Where:
     dtype: np.dtype[Any]
 
 
-def _find_features(path: Path, file: h5py.File) -> tuple[Float[np.ndarray, "n d"] | None, _Where]:
+def _find_features(path: Path, file: h5py.File, name: str) -> tuple[Float[np.ndarray, "n d"] | None, _Where]:
     """Locate the features; those that cannot be memory-mapped (chunked, compressed, empty) come as an array."""
-    dataset = file["features"]
+    dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
-        raise _corrupt(path, "'features' is a group")
+        raise _corrupt(path, f"'{name}' is a group")
     shape = dataset.shape
     if shape is not None and len(shape) == 3 and shape[0] == 1:  # some programs keep the batch axis
         shape = shape[1:]
     if shape is None or len(shape) != 2 or shape[1] < 1:
-        raise _corrupt(path, f"'features' has shape {dataset.shape} and not (tiles, length)")
+        raise _corrupt(path, f"'{name}' has shape {dataset.shape} and not (tiles, length)")
     if dataset.dtype.kind != "f":
-        raise _corrupt(path, f"'features' holds {dataset.dtype} and not floating-point numbers")
+        raise _corrupt(path, f"'{name}' holds {dataset.dtype} and not floating-point numbers")
     offset, native = dataset.id.get_offset(), dataset.dtype.newbyteorder("=")
     where = _Where(offset or 0, (int(shape[0]), int(shape[1])), native)
     if offset is None or dataset.dtype != native:
@@ -311,16 +360,28 @@ def _read_boxes(
     return np.concatenate([coords, sides], axis=1)
 
 
-def _read_unreadable(
-    path: Path, file: h5py.File, n: int, *, own: bool
-) -> tuple[Int64[np.ndarray, "m 4"], tuple[str, ...], Int64[np.ndarray, " n"] | None]:
-    if not own:
-        return np.zeros((0, 4), np.int64), (), None
-    boxes, rows = file["unreadable"][()], file["rows"][()]
+def _read_unreadable(path: Path, file: h5py.File, n: int) -> dict[str, Any]:
+    """What a bag says of its rows' tiles and of those without a row."""
+    boxes, rows, lost = file["unreadable"][()], file["rows"][()], file["unreadable_rows"][()]
     errors = tuple(file["unreadable_errors"].asstr()[()]) if len(boxes) else ()
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(errors) != len(boxes) or rows.shape != (n,):
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(errors) == len(boxes) == len(lost) or rows.shape != (n,):
         raise _corrupt(path, "its tables have different lengths")
-    return boxes.astype(np.int64, copy=False), errors, rows.astype(np.int64, copy=False)
+    return {
+        "unreadable": boxes.astype(np.int64, copy=False),
+        "unreadable_errors": errors,
+        "unreadable_rows": lost.astype(np.int64, copy=False),
+        "rows": rows.astype(np.int64, copy=False),
+    }
+
+
+def _read_columns(path: Path, file: h5py.File, n: int) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+    columns: dict[str, Shaped[np.ndarray, "n ..."]] = {}
+    for name, dataset in file["columns"].items():
+        text = h5py.check_string_dtype(dataset.dtype) is not None
+        columns[name] = dataset.asstr()[()] if text else dataset[()]
+        if len(columns[name]) != n:
+            raise _corrupt(path, "its tables have different lengths")
+    return columns
 
 
 def _plain_attributes(thing: h5py.File | h5py.Dataset, *, own: bool) -> dict[str, Any]:
