@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from microtome.encoders.base import Encoder
 from microtome.errors import ConfigError, EncoderError, ModalityError, SlideChangedError
@@ -15,9 +15,11 @@ from microtome.features.bag import Plain
 from microtome.features.store import recipe_attributes
 from microtome.features.writer import BagPlan
 from microtome.storage import digest
+from microtome.tiles.deepzoom import DeepZoomTiles
 from microtome.tiles.grid import Grid
 from microtome.tiles.slide_tiles import SlideTiles
 from microtome.tiles.source import TileSource
+from microtome.tiles.tile_set import TileSet
 
 MIB = 1024 * 1024
 
@@ -37,6 +39,7 @@ class ExtractOptions:
         min_coverage: Least share of a slide's tiles that must be readable, 0..1.
         dtype: Of the stored features.
         overwrite: Replace features that were made with other settings, or are damaged.
+        allow_mpp_mismatch: Take tiles whose resolution is not what the encoder was made for; that is recorded.
     """
 
     batch_size: int = 64
@@ -48,6 +51,7 @@ class ExtractOptions:
     min_coverage: float = 0.9
     dtype: Literal["float32", "float16"] = "float32"
     overwrite: bool = False
+    allow_mpp_mismatch: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "encoder_threads", "memory_bytes", "n_tiles"):
@@ -99,14 +103,45 @@ def features_recipe(
     if both:
         raise ConfigError(f"Tiles and encoder both record {', '.join(sorted(both))}. One of them must rename it.")
     drawn = len(rows) < len(source)
+    unsuited = {} if suits_mpp(encoder, source.mpp) else {"mpp_mismatch": True}
     return {
         **pixels,
         **vectors,
+        **unsuited,
         "features_dtype": options.dtype,
         "sample_n_tiles": options.n_tiles if drawn else None,
         "sample_seed": options.seed if drawn else None,
         "sample_rows": rows if drawn else None,
     }
+
+
+def suits_mpp(encoder: Encoder, mpp: float | None) -> bool:
+    """Whether an encoder was made for tiles of this resolution, within 10 %; what nobody knows is no objection.
+
+    Weights make the difference: an encoder without them (``texture``) measures at any resolution.
+    """
+    return mpp is None or not encoder.weights_hash or encoder.card.suits(mpp)
+
+
+def check_mpp(what: str, encoder: Encoder, mpp: float | None, *, allow_mismatch: bool) -> None:
+    """Refuse tiles of a resolution that the encoder was not made for.
+
+    Args:
+        what: Whose tiles, for the message.
+        encoder: What is to encode them.
+        mpp: Their resolution, µm/px; None where nobody knows.
+        allow_mismatch: Whether they are taken all the same.
+
+    Raises:
+        ConfigError: If it differs by more than 10 % and that is not allowed.
+    """
+    if allow_mismatch or mpp is None or suits_mpp(encoder, mpp):
+        return
+    made_for = ", ".join(f"{one:g}" for one in encoder.card.mpp)
+    raise ConfigError(
+        f"Tiles of {what} are of {mpp:g} µm/px, but encoder '{encoder.card.name}' was made for {made_for} µm/px. Lay "
+        "them at such a resolution (--tile-mpp), or pass --allow-mpp-mismatch, which is recorded."
+    )
 
 
 def plan_bag(
@@ -125,7 +160,8 @@ def plan_bag(
 
     Raises:
         ModalityError: If the encoder was made for another kind of image.
-        ConfigError: If tiles and encoder record a value under the same name.
+        ConfigError: If tiles and encoder record a value under the same name, or the encoder was made for another
+            resolution.
     """
     card = encoder.card
     if card.modality != source.modality:
@@ -136,6 +172,7 @@ def plan_bag(
         )
     if card.dim < 1:
         raise EncoderError(f"The card of encoder '{card.name}' has dimension {card.dim}. It must be at least 1.")
+    check_mpp(f"'{slide_id}'", encoder, source.mpp, allow_mismatch=options.allow_mpp_mismatch)
     rows = sample_rows(slide_id, len(source), options.n_tiles, options.seed)
     recipe = features_recipe(source, encoder, options, rows)
     plan = BagPlan(
@@ -147,6 +184,7 @@ def plan_bag(
         batch_size=options.batch_size,
         attrs=_file_attributes(slide_id, source, encoder, recipe),
         coords_attrs=_coords_attributes(slide_id, source, recipe),
+        columns={name: column[rows] for name, column in _columns(source).items()},
     )
     return plan, recipe
 
@@ -159,6 +197,7 @@ def _file_attributes(
         "slide_id": slide_id,
         "encoder": encoder.card.name,
         "precision": encoder.precision,
+        "weights_origin": encoder.weights_origin or None,
         "modality": source.modality,
         "mpp": source.mpp,
         "slide_mpp": recipe.get("slide_mpp"),
@@ -189,6 +228,15 @@ def _coords_attributes(slide_id: str, source: TileSource, recipe: Mapping[str, o
     )
 
 
+def _columns(source: TileSource) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+    """What some sources know of their tiles beside the boxes."""
+    if isinstance(source, DeepZoomTiles):
+        return {"deepzoom_address": source.addresses}
+    if isinstance(source, TileSet):
+        return {"name": source.ids}
+    return {}
+
+
 def _overlap(source: TileSource) -> int | None:
     """By how many output pixels neighbours overlap, where tiles lie on a grid."""
     if isinstance(source, SlideTiles) and isinstance(source.tiles.grid, Grid):
@@ -207,7 +255,7 @@ class FileWatch:
     """
 
     def __init__(self, source: TileSource) -> None:
-        path = source.slide.path if isinstance(source, SlideTiles) else None
+        path = source.slide.path if isinstance(source, SlideTiles | DeepZoomTiles) else None
         self._path = path if path is not None and path.is_file() else None
         self._state = None if self._path is None else _state(self._path)
 

@@ -155,7 +155,9 @@ def recipe_attributes(recipe: Mapping[str, object]) -> dict[str, Plain]:
     }
 
 
-def features_folder_name(encoder: str, tile_px: int, mpp: float | None, *, level: int | None = None) -> str:
+def features_folder_name(
+    encoder: str, tile_px: int, mpp: float | None, *, level: int | None = None, laid: str | None = None
+) -> str:
     """Name of the folder for one encoder at one tile size and resolution.
 
     Args:
@@ -163,6 +165,7 @@ def features_folder_name(encoder: str, tile_px: int, mpp: float | None, *, level
         tile_px: Side of a tile, in output pixels.
         mpp: Resolution asked for, µm per tile pixel; None where tiles are laid by level or nobody knows it.
         level: Pyramid level in whose pixels tiles are laid; level 0 if neither is given.
+        laid: What to say instead where tiles were laid elsewhere, at a resolution of their own.
 
     Raises:
         ConfigError: If it cannot be a folder's name.
@@ -174,5 +177,5 @@ def features_folder_name(encoder: str, tile_px: int, mpp: float | None, *, level
         'texture_256px_lvl1'
     """
     slug = encoder.replace("/", "-").replace(":", "-")
-    scale = f"{mpp:g}" if mpp is not None else f"lvl{level or 0}"
+    scale = laid or (f"{mpp:g}" if mpp is not None else f"lvl{level or 0}")
     return safe_name(f"{slug}_{tile_px}px_{scale}", what="folder of features")

@@ -1,11 +1,11 @@
 """Writing one slide's features: appended batch by batch while they are made, sealed into one file at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from microtome.errors import ConfigError, CorruptOutputError, EncoderOutputError
 from microtome.features.bag import BagContent, Plain, write_bag_file
@@ -26,6 +26,7 @@ class BagPlan:
         batch_size: Number of tiles per batch. Batch i is ``rows[i * batch_size : (i + 1) * batch_size]``.
         attrs: Attributes of the file.
         coords_attrs: Attributes of ``coords``, for readers of other programs.
+        columns: What else is known of each tile asked for, by name.
     """
 
     recipe_digest: str
@@ -36,6 +37,7 @@ class BagPlan:
     batch_size: int
     attrs: Mapping[str, Plain] = field(default_factory=dict)
     coords_attrs: Mapping[str, Plain] = field(default_factory=dict)
+    columns: Mapping[str, Shaped[np.ndarray, "n ..."]] = field(default_factory=dict)
 
     @property
     def n_batches(self) -> int:
@@ -110,7 +112,7 @@ class BagWriter:
         self._journal.append(JournalBatch(rows, self._cast(features), unreadable))
 
     def seal(self) -> Path:
-        """Make one contiguous HDF5 file of all batches, by rename, and remove what was needed meanwhile.
+        """Make one contiguous file of all batches, by rename, and remove what was needed meanwhile.
 
         Returns:
             Path of the file.
@@ -124,10 +126,7 @@ class BagWriter:
             raise ConfigError(
                 f"'{self.path.name}' has {self.n_batches} of {self.plan.n_batches} batches. Append the others first."
             )
-        with written_whole(self.path) as temporary:
-            content = self._content()
-            blocks = (batch.features for batch in self._journal.batches())
-            write_bag_file(temporary, content, blocks, dim=self.plan.dim, dtype=self.plan.dtype)
+        self._write(self._content(), (batch.features for batch in self._journal.batches()))
         self._journal.remove()
         return self.path
 
@@ -144,6 +143,11 @@ class BagWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _write(self, content: BagContent, blocks: Iterator[Float[np.ndarray, "_ d"]]) -> None:
+        """Write the finished file, whole. Another format overrides it."""
+        with written_whole(self.path) as temporary:
+            write_bag_file(temporary, content, blocks, dim=self.plan.dim, dtype=self.plan.dtype)
 
     def _cast(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         with np.errstate(over="ignore"):
@@ -163,14 +167,16 @@ class BagWriter:
         rows, unreadable = self._committed()
         position = {int(row): i for i, row in enumerate(self.plan.rows)} if unreadable else {}
         lost = np.array(sorted(unreadable), np.int64)
+        kept = np.searchsorted(self.plan.rows, rows)
         return BagContent(
-            boxes=self.plan.boxes[np.searchsorted(self.plan.rows, rows)],
+            boxes=self.plan.boxes[kept],
             rows=rows,
             unreadable=self.plan.boxes[[position[int(row)] for row in lost]].reshape(-1, 4),
             unreadable_rows=lost,
             unreadable_errors=tuple(unreadable[int(row)] for row in lost),
             attrs=self.plan.attrs,
             coords_attrs=self.plan.coords_attrs,
+            columns={name: column[kept] for name, column in self.plan.columns.items()},
         )
 
     def _committed(self) -> tuple[Int64[np.ndarray, " n"], dict[int, str]]:

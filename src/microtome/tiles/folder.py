@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt8
 
 from microtome.errors import NoTilesError, TileError
 from microtome.geometry import Size
@@ -22,7 +22,7 @@ METADATA = "metadata.parquet"
 UNREADABLE = "unreadable.parquet"
 
 
-class _ImageFiles(RandomAccessTiles):
+class ImageFiles(RandomAccessTiles):
     """Tiles that are image files of one size; 8-bit RGB.
 
     Args:
@@ -49,6 +49,7 @@ class _ImageFiles(RandomAccessTiles):
         self.boxes = frozen_boxes(boxes)
         self.mpp = mpp
         self.dtype = np.dtype(np.uint8)
+        self.image_size = size
         self.tile_shape = (size.height, size.width, 3)
         self._modality = modality
         self._lost: dict[int, str] = {}
@@ -88,19 +89,32 @@ class _ImageFiles(RandomAccessTiles):
                 errors[row] = f"Tile '{self.files[row].name}' cannot be decoded: {error}"
                 continue
             self._check_size(self.files[row], Size(image.shape[1], image.shape[0]))
-            images[position] = image
+            images[position] = self._fitted(image)
         return errors
 
+    def _fitted(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """An image as a tile of ``tile_shape``: as it is."""
+        return image
+
+    def _check_sizes(self) -> None:
+        """Find an image of another size now, not after hours of work."""
+        for file in self.files:
+            own: Size | None = None
+            with suppress(*UNDECODABLE):  # it will be marked as unreadable when it is read
+                own = image_size(file)
+            if own is not None:
+                self._check_size(file, own)
+
     def _check_size(self, file: Path, size: Size) -> None:
-        height, width, _ = self.tile_shape
-        if size != Size(width, height):
+        first = self.image_size
+        if size != first:
             raise TileError(
-                f"Tile '{file}' is {size.width} × {size.height} px, but the first tile is {width} × {height} "
-                "px. All tiles of a source must have one size; resize or remove it."
+                f"Tile '{file}' is {size.width} × {size.height} px, but the first tile is {first.width} × "
+                f"{first.height} px. All tiles of a source must have one size; resize or remove it."
             )
 
 
-class TileFolder(_ImageFiles):
+class TileFolder(ImageFiles):
     """The tiles of one slide as HistoPrep leaves them: a slide's folder with ``tiles/`` in it.
 
     ``metadata.parquet`` (columns x, y, w, h, path) says which tiles there are; its paths, absolute in the
@@ -141,12 +155,12 @@ class TileFolder(_ImageFiles):
         # a lost tile has no file; its name is the one it would have had
         files = [place if isinstance(place, Path) else images / f"{tile_name(box)}.lost" for box, place in entries]
         readable = [file for (_, place), file in zip(entries, files, strict=True) if isinstance(place, Path)]
-        super().__init__(root, files, boxes, size=_first_size(readable), mpp=mpp, modality=modality)
+        super().__init__(root, files, boxes, size=first_size(readable), mpp=mpp, modality=modality)
         self._lost = {row: place for row, (_, place) in enumerate(entries) if isinstance(place, str)}
         self.slide_id = root.name if slide_id is None else slide_id
 
 
-class LabelledTiles(_ImageFiles):
+class LabelledTiles(ImageFiles):
     """Labelled tiles, one folder per class (``<path>/<class>/**/<image>``).
 
     Rows are ordered by class name, then by path. A tile has no place on a slide: its box is (0, 0, width,
@@ -186,15 +200,10 @@ class LabelledTiles(_ImageFiles):
             )
         per_class = [_images_below(folder) for folder in folders]
         files = [file for images in per_class for file in images]
-        size = _first_size(files)
+        size = first_size(files)
         boxes = np.tile(np.array([0, 0, size.width, size.height], np.int64), (len(files), 1))
         super().__init__(root, files, boxes, size=size, mpp=mpp, modality=modality)
-        for file in files:
-            own: Size | None = None
-            with suppress(*UNDECODABLE):  # it will be marked as unreadable when it is read
-                own = image_size(file)
-            if own is not None:
-                self._check_size(file, own)
+        self._check_sizes()
         self.classes = tuple(folder.name for folder in folders)
         self.labels: Int64[np.ndarray, " n"] = np.repeat(np.arange(len(folders)), [len(i) for i in per_class])
         self.labels.flags.writeable = False
@@ -246,7 +255,7 @@ def _named(images: Path) -> list[_Entry]:
 
 def _listed(root: Path, images: Path) -> list[_Entry]:
     """Tiles by the table."""
-    columns = _table(root / METADATA, ("x", "y", "w", "h", "path"))
+    columns = read_columns(root / METADATA, ("x", "y", "w", "h", "path"))
     boxes = zip(columns["x"], columns["y"], columns["w"], columns["h"], strict=True)
     names = (PureWindowsPath(str(path)).name for path in columns["path"])  # takes / and \ for separators
     return [((int(x), int(y), int(w), int(h)), images / name) for (x, y, w, h), name in zip(boxes, names, strict=True)]
@@ -256,12 +265,17 @@ def _lost(root: Path) -> list[_Entry]:
     """Tiles that could not be read when they were saved."""
     if not (root / UNREADABLE).is_file():
         return []
-    columns = _table(root / UNREADABLE, ("x", "y", "w", "h", "error"))
+    columns = read_columns(root / UNREADABLE, ("x", "y", "w", "h", "error"))
     rows = zip(*(columns[name] for name in ("x", "y", "w", "h", "error")), strict=True)
     return [((int(x), int(y), int(w), int(h)), str(error)) for x, y, w, h, error in rows]
 
 
-def _table(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Read columns of a parquet table.
+
+    Raises:
+        TileError: If it cannot be read, lacks a column, or a cell is empty.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -285,8 +299,12 @@ def _check_one_size(root: Path, boxes: Int64[np.ndarray, "n 4"]) -> None:
         )
 
 
-def _first_size(files: Sequence[Path]) -> Size:
-    """Size of the first image whose header can be read."""
+def first_size(files: Sequence[Path]) -> Size:
+    """Size of the first image whose header can be read.
+
+    Raises:
+        TileError: If none can.
+    """
     for file in files:
         with suppress(*UNDECODABLE):
             return image_size(file)

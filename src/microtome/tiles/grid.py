@@ -75,6 +75,17 @@ class Grid(Layout):
         return self.tile_px if self.stride_px is None else self.stride_px
 
 
+@dataclass(frozen=True, slots=True)
+class Supplied(Layout):
+    """No rule of ours: the tiles came from a file of coordinates.
+
+    Attributes:
+        file: Its name.
+    """
+
+    file: str
+
+
 def _at_least(name: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise ConfigError(f"{name} must be at least {least}. Got {value}.")

@@ -25,14 +25,14 @@ from microtome.geometry import Size
 from microtome.storage import LateErrorFile, digest, hash_array, recipe_text, written_whole
 from microtome.storage.seal import is_sealed, seal_file, seal_holds
 from microtome.tiles.clam import ClamGrid
-from microtome.tiles.grid import Grid, Layout, Tiles
+from microtome.tiles.grid import Grid, Layout, Supplied, Tiles
 from microtome.tiles.histoprep import HistoPrepGrid
 
 _T = TypeVar("_T")
 
 FORMAT = "microtome-tiles"
 VERSION = 1
-_LAYOUTS: dict[str, type[Layout]] = {kind.__name__: kind for kind in (Grid, HistoPrepGrid, ClamGrid)}
+_LAYOUTS: dict[str, type[Layout]] = {kind.__name__: kind for kind in (Grid, HistoPrepGrid, ClamGrid, Supplied)}
 
 
 def write_tiles(
