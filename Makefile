@@ -18,8 +18,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell src tests docs benchmarks examples README.md CONTRIBUTING.md CHANGELOG.md
 
+# All benchmarks, one after the other; one that fails does not keep the others from running. 20 to 30 minutes on an
+# idle machine; `make bench QUICK=--quick` only shows that they work. The figures go to docs/performance.md.
+BENCHMARKS := $(filter-out benchmarks/harness.py benchmarks/inputs.py benchmarks/gpu_check.py,$(sort $(wildcard benchmarks/*.py)))
 bench: $(VENV)/.installed-dev
-	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	failed=""; for file in $(BENCHMARKS); do $(BIN)/python $$file $(QUICK) || failed="$$failed $$file"; done; \
+		$(BIN)/python docs/write_performance.py; \
+		if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -q docs docs/_build

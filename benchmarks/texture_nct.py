@@ -5,8 +5,7 @@ see the same folds. The interval spans 95 % of the repeats; it says how much the
 tiles would. Needs the reference data (MICROTOME_SHARED, by default ../shared).
 """
 
-import argparse
-import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -24,16 +23,23 @@ _HUES = 180  # OpenCV's 8-bit hue counts to 180
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=20)
-    options = parser.parse_args()
-    shared = Path(os.environ.get("MICROTOME_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    images, labels = read_tiles(shared / "data" / "tiles" / "nct_crc_A")
-    print(f"{len(images)} tiles, {len(set(labels))} classes, {options.repeats} repeats of {_FOLDS} folds")
+    from harness import SHARED, Options, Report  # here, because tests import this file from elsewhere
+
+    options = Options.parse(__doc__, lambda parser: parser.add_argument("--repeats", type=int, default=20))
+    tiles, repeats = SHARED / "data" / "tiles" / "nct_crc_A", 3 if options.quick else options.extra.repeats
+    if not tiles.is_dir():
+        print(f"reference data is not at {SHARED}: set MICROTOME_SHARED; not measured", file=sys.stderr)
+        return
+    report = Report("texture_nct", options, about=(__doc__ or "").split("\n\n")[0])
+    images, labels = read_tiles(tiles)
+    rows = []
     for name, features in feature_sets(images).items():
-        scores = repeat_scores(features, labels, repeats=options.repeats)
+        scores = repeat_scores(features, labels, repeats=repeats)
         low, high = np.quantile(scores, (0.025, 0.975))
-        print(f"{name:<26} {features.shape[1]:>4} features   accuracy {scores.mean():.3f} [{low:.3f}, {high:.3f}]")
+        rows.append([name, features.shape[1], f"{scores.mean():.3f}", f"{low:.3f} to {high:.3f}"])
+    title = f"{len(images)} tiles, {len(set(labels))} classes, {repeats} repeats of {_FOLDS} folds"
+    report.table(title, ["", "features", "accuracy", "95 % of the repeats"], rows)
+    report.write()
 
 
 def read_tiles(folder: Path) -> tuple[np.ndarray, np.ndarray]:

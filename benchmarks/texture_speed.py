@@ -7,16 +7,14 @@ give at that time.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import cv2
 import imagecodecs
 import numpy as np
 import openslide
+from harness import Options, Report, interleaved, timed
 
 from microtome.encoders.registry import load_encoder
 from microtome.testing.synthetic_sample import write_sample
@@ -26,38 +24,41 @@ _JPEG_QUALITY = 80
 _BATCH = 64
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, default=2, help=f"batches of {_BATCH} tiles per round")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are printed")
     parser.add_argument("--threads", type=int, default=2, help="threads, and processes, to try beside one")
-    options = parser.parse_args()
+
+
+def main() -> None:
+    options = Options.parse(__doc__, add_arguments)
+    report = Report("texture_speed", options, about=(__doc__ or "").split("\n\n")[0])
+    n_threads, n_batches = options.extra.threads, 1 if options.quick else options.extra.batches
     cv2.setNumThreads(1)  # what is measured is one core per thread of ours
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.threads) as threads:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(n_threads) as threads:
         (sample,) = write_sample(folder, n_slides=1, size_px=4096, kinds=("svs",))
         slide = openslide.OpenSlide(str(sample.path))
-        origins = find_tissue_tiles(slide, options.batches * _BATCH)
+        origins = find_tissue_tiles(slide, n_batches * _BATCH)
         batches = np.stack([read_tile(slide, xy) for xy in origins]).reshape(-1, _BATCH, _TILE_PX, _TILE_PX, 3)
         jpegs = [imagecodecs.jpeg8_encode(tile, level=_JPEG_QUALITY) for batch in batches for tile in batch]
         encoder = load_encoder("texture")
-        names = ["read with OpenSlide", f"decode JPEG, quality {_JPEG_QUALITY}", "encode"]
-        jobs: list[Callable[[], object]] = [
-            lambda: [read_tile(slide, xy) for xy in origins],
-            lambda: [imagecodecs.jpeg8_decode(jpeg) for jpeg in jpegs],
-            lambda: [encoder.encode(batch) for batch in batches],
-        ]
-        print(f"{len(origins)} tiles of {_TILE_PX} px, median of {options.rounds} rounds, one thread")
-        for name, seconds in zip(names, interleaved(jobs, options.rounds, time.process_time), strict=True):
-            print(f"{name:<26} {len(origins) / seconds:>8.0f} tiles per CPU-second")
-        with ProcessPoolExecutor(options.threads) as processes:
-            names = ["one thread", f"{options.threads} threads", f"{options.threads} processes"]
-            jobs = [
-                lambda: [encode(batch) for batch in batches],
-                lambda: list(threads.map(encode, batches)),
-                lambda: list(processes.map(encode, batches)),
-            ]
-            for name, seconds in zip(names, interleaved(jobs, options.rounds, time.perf_counter), strict=True):
-                print(f"encode with {name:<14} {len(origins) / seconds:>8.0f} tiles per second")
+        n = len(origins)
+        jobs = {
+            "read with OpenSlide": timed(lambda: [read_tile(slide, xy) for xy in origins], n),
+            f"decode JPEG, quality {_JPEG_QUALITY}": timed(lambda: [imagecodecs.jpeg8_decode(j) for j in jpegs], n),
+            "encode": timed(lambda: [encoder.encode(batch) for batch in batches], n),
+        }
+        samples = interleaved(jobs, options.rounds)
+        report.rates(f"{n} tiles of {_TILE_PX} px, one thread", samples, reference="read with OpenSlide", unit="tiles")
+        with ProcessPoolExecutor(n_threads) as processes:
+            jobs = {
+                "one thread": timed(lambda: [encode(batch) for batch in batches], n),
+                f"{n_threads} threads": timed(lambda: list(threads.map(encode, batches)), n),
+                f"{n_threads} processes": timed(lambda: list(processes.map(encode, batches)), n),
+            }
+            samples = interleaved(jobs, options.rounds)
+        rows = [[name, sample.per_s] for name, sample in samples.items()]
+        report.table("encode, wall time", ["", "tiles/s"], rows)
+    report.write()
 
 
 def encode(batch: np.ndarray) -> np.ndarray:
@@ -79,17 +80,6 @@ def find_tissue_tiles(slide: openslide.OpenSlide, n: int) -> list[tuple[int, int
 def read_tile(slide: openslide.OpenSlide, origin: tuple[int, int]) -> np.ndarray:
     """RGB pixels of a level-0 tile."""
     return np.asarray(slide.read_region(origin, 0, (_TILE_PX, _TILE_PX)).convert("RGB"))
-
-
-def interleaved(jobs: list[Callable[[], object]], rounds: int, clock: Callable[[], float]) -> list[float]:
-    """Median seconds of each job over rounds in which all take turns; one round before to warm up."""
-    seconds: list[list[float]] = [[] for _ in jobs]
-    for _ in range(rounds + 1):
-        for times, job in zip(seconds, jobs, strict=True):
-            start = clock()
-            job()
-            times.append(clock() - start)
-    return [statistics.median(times[1:]) for times in seconds]
 
 
 if __name__ == "__main__":

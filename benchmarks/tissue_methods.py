@@ -1,9 +1,8 @@
-"""Every tissue method on the same real images: prints the table of docs/tissue.md as Markdown.
+"""Every tissue method on the same real images; docs/tissue.md shows the table.
 
 Run with MICROTOME_SHARED set to the reference data (or with it in ``../shared``).
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from harness import SHARED, Options, Report
 from PIL import Image
 
 from microtome.errors import NoTissueError, TissueError
@@ -19,7 +19,6 @@ from microtome.slides.open import open_slide
 from microtome.testing.array_slide import ArraySlide
 from microtome.tissue.find import Auto, MaskedOtsu, Otsu, Saturation, TissueMethod, find_tissue
 
-SHARED = Path(os.environ.get("MICROTOME_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 WSI, TILES = SHARED / "data/wsi", SHARED / "data/tiles"
 PENS = (
     "models__pen_markings_he__pen_green",
@@ -115,11 +114,13 @@ def seconds(method: TissueMethod) -> str:
     return f"{np.median(times):.1f} s"
 
 
-def main() -> int:
-    """Print the table."""
+def main() -> None:
+    """Print and keep the table."""
+    options = Options.parse(__doc__)
     if not TILES.is_dir():
-        print(f"reference data is not at {SHARED}: set MICROTOME_SHARED", file=sys.stderr)
-        return 1
+        print(f"reference data is not at {SHARED}: set MICROTOME_SHARED; not measured", file=sys.stderr)
+        return
+    report = Report("tissue_methods", options, about=(__doc__ or "").split("\n\n")[0])
     rows: dict[str, Callable[[TissueMethod], float | str]] = {
         "IoU, CMU-1-Small-Region": overlap("CMU-1-Small-Region.svs", "tissue-mask-cmu-1-small-region.npy"),
         "IoU, kidney-48-5": overlap("kidney-48-5.tif", "tissue-mask-kidney-48-5.npy"),
@@ -130,13 +131,12 @@ def main() -> int:
         "tissue-full tiles found, worst of 5": full_tiles,
         "time, CMU-1-Small-Region": seconds,
     }
-    print("| | " + " | ".join(METHODS) + " |")
-    print("|---|" + "---|" * len(METHODS))
+    cells = []
     for title, measure in rows.items():
         values = [measure(method) for method in METHODS.values()]
-        texts = [value if isinstance(value, str) else as_text(title, value) for value in values]
-        print(f"| {title} | " + " | ".join(texts) + " |")
-    return 0
+        cells.append([title, *(value if isinstance(value, str) else as_text(title, value) for value in values)])
+    report.table("Tissue methods on real images", ["", *METHODS], cells)
+    report.write()
 
 
 def as_text(title: str, value: float) -> str:
@@ -145,4 +145,4 @@ def as_text(title: str, value: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
