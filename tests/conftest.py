@@ -1,6 +1,7 @@
 """Fixtures that every part shares: where the reference data lies, and a rule for its absence."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ def require_case(case: Path) -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return case
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_tests(tmp_path_factory) -> Iterator[None]:
+    """Networks that tests compile are kept among the tests' own files, not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MICROTOME_CACHE", str(tmp_path_factory.mktemp("microtome-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

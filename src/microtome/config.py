@@ -33,7 +33,8 @@ class SlideOptions(Options):
         cohort: Table (CSV) with columns slide_id, path and, as far as known, mpp, patient_id and labels.
         mpp: Resolution of slides whose metadata does not say it, µm per level-0 pixel.
         override_mpp: Let mpp win over plausible metadata.
-        reader: Force one reader: auto, openslide, tifffile or image.
+        reader: Force one reader: auto, direct (decodes tiles of JPEG itself, equal to OpenSlide), openslide, tifffile,
+            image, or cucim (where it is installed; auto never takes it).
         channels: One or three channels to see as grey or RGB, names or numbers: 0,2,1.
         window: Values that become 0 and 255, for data that is not 8-bit: LOW,HIGH.
     """
@@ -42,7 +43,7 @@ class SlideOptions(Options):
     cohort: Path | None = None
     mpp: float | None = Field(default=None, gt=0)
     override_mpp: bool = False
-    reader: Literal["auto", "openslide", "tifffile", "image"] = "auto"
+    reader: Literal["auto", "direct", "openslide", "tifffile", "image", "cucim"] = "auto"
     channels: str | None = None
     window: str | None = None
 
@@ -134,9 +135,13 @@ class TileOptions(Options):
         min_tissue: Least share of a tile that must be tissue, 0..1.
         anchor: Origin of the grid: the slide's corner, or the corner of the tissue.
         bounds: Keep tiles inside of the slide (in), or also those that reach out (pad).
+        decode: How JPEG is decoded where tiles are of lower resolution than the slide's pixels: exact, or dct, which is
+            quicker and differs by one or two grey levels on average; only where the reader is direct.
         save_tiles: Write tile images too, in HistoPrep's layout.
         tile_format: Format of tile images.
         tile_quality: JPEG quality of tile images, 1..100.
+        tile_passthrough: Where a tile is exactly one JPEG tile of the slide's file and is not resampled, write the
+            file's own bytes, which lose nothing (auto), or encode every tile image alike (never).
         quality_flags: Measure blur, pen, black and white shares of each tile and keep them with the tiles. Extraction
             measures what it reads; `microtome tile` must read every tile for it, so there it is off by default.
     """
@@ -148,9 +153,11 @@ class TileOptions(Options):
     min_tissue: float = Field(default=0.5, ge=0, le=1)
     anchor: Literal["slide", "tissue"] = "slide"
     bounds: Literal["in", "pad"] = "in"
+    decode: Literal["exact", "dct"] = "exact"
     save_tiles: bool = False
     tile_format: Literal["jpeg", "png"] = "jpeg"
     tile_quality: int = Field(default=80, ge=1, le=100)
+    tile_passthrough: Literal["auto", "never"] = "auto"
     quality_flags: bool = False
 
     @model_validator(mode="after")
@@ -165,30 +172,49 @@ class EncoderOptions(Options):
 
     Attributes:
         encoder: Name of the encoder; `microtome encoders` lists them.
-        weights: Weights file, for encoders that have weights.
-        device: auto, cpu, cuda, cuda:0, mps.
+        weights: Weights file in place of the published one; "none" fills the network by rule, for trying things out:
+            such features mean nothing.
+        device: auto, cpu, cuda, cuda:0, mps. Several of one kind, cuda:0,cuda:1, get a process each and share slides.
         precision: fp32, bf16 or fp16; None for what is best on the device.
-        batch_size: Tiles per batch.
+        runtime: What runs networks: torch, openvino (CPUs; an extra) or auto, the faster one.
+        batch_size: Tiles per batch. One that does not fit into a GPU's memory is halved there until it does.
         memory: Budget for decoded tiles in flight, for example 512M or 2G.
         n_tiles: Draw at most this many tiles of each slide; None for all.
         seed: Decides drawn tiles, clusters and UMAP.
         min_coverage: Least share of a slide's tiles that must be readable for its features to stand, 0..1.
+        allow_mpp_mismatch: Take tiles whose resolution differs by more than 10 % from what the encoder was made for;
+            that is recorded with the features.
     """
 
     encoder: str = "texture"
-    weights: Path | None = None
+    weights: Literal["none"] | Path | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
     batch_size: int = Field(default=64, ge=1)
     memory: str = "512M"
     n_tiles: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     min_coverage: float = Field(default=0.9, ge=0, le=1)
+    allow_mpp_mismatch: bool = False
 
     @model_validator(mode="after")
-    def _memory_is_bytes(self) -> "EncoderOptions":
-        read_bytes(self.memory)
+    def _can_be_read(self) -> "EncoderOptions":
+        _ = self.memory_bytes, self.devices
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices, one by one."""
+        names = tuple(name.strip() for name in self.device.split(","))
+        if not all(names):
+            raise ConfigError(f"device must be a device, or several with commas: cuda:0,cuda:1. Got {self.device!r}.")
+        kinds = {name.partition(":")[0] for name in names}
+        if len(names) > 1 and (len(kinds) > 1 or kinds & {"auto", "mps"} or "cuda" in names):
+            raise ConfigError(
+                f"Several devices must be of one kind and said by number, such as cuda:0,cuda:1. Got {self.device!r}."
+            )
+        return names
 
     @property
     def memory_bytes(self) -> int:
@@ -218,6 +244,29 @@ class ReportOptions(Options):
     thumbnail_px: int = Field(default=1024, ge=64, le=8192)
 
 
+class SuppliedOptions(Options):
+    """Tiles that somebody else laid or cut, and the folders in which features go.
+
+    Attributes:
+        coords: Take tiles from coordinate files instead of laying them: a folder of HistoSSL's coords.npy, CLAM's or
+            Trident's patches .h5 or HistoPrep's outputs, or one such file for one slide.
+        sampling: Which tiles n_tiles draws: slide (from each slide by itself, by seed), first (the first ones), or
+            histossl (as its script does: one generator, seeded with 42, over all slides in turn).
+        tiles: Take a folder of tile images instead of slides.
+        tiles_layout: What that folder is: imagefolder (a folder per class), nct-crc, camelyon17-wilds, histoprep
+            (a folder per slide), or auto.
+        assume_card_mpp: Take the resolution that the encoder was made for as that of tile images; --mpp says it.
+        layout: Where features go and in which form: microtome, or HistoSSL's folders and .npy files.
+    """
+
+    coords: Path | None = None
+    sampling: Literal["slide", "first", "histossl"] = "slide"
+    tiles: Path | None = None
+    tiles_layout: Literal["auto", "imagefolder", "nct-crc", "camelyon17-wilds", "histoprep"] = "auto"
+    assume_card_mpp: bool = False
+    layout: Literal["microtome", "histossl"] = "microtome"
+
+
 # Pydantic lists the fields of the last base first; help and printed files follow that order.
 
 
@@ -229,8 +278,8 @@ class TileConfig(TileOptions, TissueConfig):
     """Settings of `microtome tile`."""
 
 
-class ExtractConfig(EncoderOptions, TileConfig):
-    """Settings of `microtome extract`.
+class FeatureConfig(EncoderOptions, TileConfig):
+    """Settings of every verb that makes features of slides.
 
     Attributes:
         quality_flags: Measure blur, pen, black and white shares of each tile and keep them with the tiles.
@@ -239,7 +288,53 @@ class ExtractConfig(EncoderOptions, TileConfig):
     quality_flags: bool = True
 
 
-class RunConfig(ClusterOptions, ExtractConfig):
+class ExtractConfig(SuppliedOptions, FeatureConfig):
+    """Settings of `microtome extract`: of slides on which tiles are laid, or of tiles that are supplied."""
+
+    @model_validator(mode="after")
+    def _supplied_once(self) -> "ExtractConfig":
+        if self.coords is not None and self.tiles is not None:
+            raise ConfigError("coords are tiles of slides, tiles are images. Pass one of them.")
+        if self.tiles is not None and self.slides:
+            raise ConfigError(
+                f"tiles are read without slides. Got the slides {', '.join(self.slides)}. Leave them out."
+            )
+        if self.layout == "histossl" and self.coords is None and self.tiles is None:
+            raise ConfigError("layout histossl needs coords (a folder of coords.npy) or tiles (a folder of images).")
+        for name, of in (("tiles_layout", "tiles"), ("assume_card_mpp", "tiles"), ("sampling", "coords")):
+            if getattr(self, of) is None and self._is_set(name):
+                raise ConfigError(f"{name} is a setting of {of}. Pass {of}, or leave it out.")
+        if self.sampling == "histossl" and self.seed not in (0, 42):
+            raise ConfigError(f"sampling histossl has the seed 42, as its script has. Got {self.seed}. Leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _all_settings_count(self) -> "ExtractConfig":
+        """Settings that decide where tiles lie decide nothing where tiles are supplied."""
+        if not self.is_supplied:
+            return self
+        groups: tuple[type[Options], ...] = (TissueOptions, TileOptions, ReportOptions)
+        idle = {name for group in groups for name in group.model_fields if name not in ("tile_px", "quality_flags")}
+        if self.tiles is not None:
+            idle |= SlideOptions.model_fields.keys() - {"slides", "mpp"}
+        given = sorted(name for name in idle if self._is_set(name))
+        if given:
+            source = "coords" if self.tiles is None else "tiles"
+            raise ConfigError(f"With {source} the setting(s) {', '.join(given)} decide nothing. Leave them out.")
+        return self
+
+    def _is_set(self, name: str) -> bool:
+        """Whether a setting is another than its default."""
+        field = type(self).model_fields[name]
+        return bool(getattr(self, name) != field.get_default(call_default_factory=True))
+
+    @property
+    def is_supplied(self) -> bool:
+        """Whether tiles are supplied, so that none are laid."""
+        return self.coords is not None or self.tiles is not None
+
+
+class RunConfig(ClusterOptions, FeatureConfig):
     """Settings of `microtome run`: all stages and the report."""
 
 
@@ -253,6 +348,47 @@ class InspectConfig(RunConfig):
 
     measure: bool = False
     csv: Path | None = None
+
+
+FormatName = Literal["microtome", "clam-h5", "clam-pt", "histossl", "histoencoder", "safetensors", "tiles-npy"]
+"""Formats of feature files; docs/formats.md says what each holds."""
+
+
+class ConvertConfig(SlideOptions):
+    """Settings of `microtome convert`.
+
+    Attributes:
+        source: File or folder of features.
+        from_: What they are; None to tell it from the files.
+        to: What to make of them.
+        out: Output folder; the same folder may be used again, and by several processes at once.
+        coords: Where tiles lie, for files that do not say it: a folder of CLAM's or Trident's patches .h5, HistoSSL's
+            coords.npy or HistoPrep's outputs, or one such file.
+        tile_px: Side of a tile, in pixels of its DeepZoom level, for HistoSSL's files.
+        dtype: Of features: float32 or float16; None for what the format is usually written with. Values are rounded
+            only if asked for here.
+        overwrite: Replace what is there and holds something else, or is damaged.
+        quiet: Print nothing but errors and the closing summary.
+    """
+
+    source: Path = Path("features")
+    from_: FormatName | None = None
+    to: FormatName = "microtome"
+    out: Path = Path("out")
+    coords: Path | None = None
+    tile_px: int | None = Field(default=None, ge=1, le=16384)
+    dtype: Literal["float32", "float16"] | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_as_the_flag(cls, values: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """A file of settings may say ``from``, which no name in Python can be."""
+        if not isinstance(values, dict) or "from" not in values:
+            return values
+        others = {name: value for name, value in values.items() if name != "from"}
+        return {"from_": values["from"], **others}
 
 
 def resolve(kind: type[OptionsT], *layers: Mapping[str, Any]) -> OptionsT:

@@ -40,9 +40,12 @@ says what, where, what was got, and what to do.
     │   └── CoverageError                        too many tiles unreadable for the result to stand
     ├── EncoderError
     │   ├── UnknownEncoderError (LookupError)
+    │   ├── WeightsError (ValueError)            weights that cannot be had, read or made to fit
     │   ├── ModalityError (ValueError)           pixels of a kind that the encoder was not made for
     │   ├── TileSizeError (ValueError)           tiles of a size that the encoder does not take
+    │   ├── ConversionError (RuntimeError)       a network that a runtime cannot take, or computes wrongly
     │   └── EncoderOutputError (ValueError)      NaN or a wrong shape came out
+    ├── WorkerError (RuntimeError)               processes of a job died
     ├── EvaluationError (ValueError)             labels and results that cannot be compared
     └── OutputError
         ├── RecipeMismatchError                  the file there was made with other settings
@@ -193,6 +196,10 @@ class UnknownEncoderError(EncoderError, LookupError):
     """No encoder goes by this name."""
 
 
+class WeightsError(EncoderError, ValueError):
+    """The weights cannot be had, cannot be read, or are those of another network."""
+
+
 class ModalityError(EncoderError, ValueError):
     """The pixels are of a kind that the encoder was not made for."""
 
@@ -201,8 +208,16 @@ class TileSizeError(EncoderError, ValueError):
     """The tiles are of a size that the encoder does not take."""
 
 
+class ConversionError(EncoderError, RuntimeError):
+    """A runtime cannot take the network, or computes something else than it should."""
+
+
 class EncoderOutputError(EncoderError, ValueError):
     """An encoder gave NaN, infinity or a wrong shape."""
+
+
+class WorkerError(MicrotomeError, RuntimeError):
+    """All processes of a job died."""
 
 
 class EvaluationError(MicrotomeError, ValueError):

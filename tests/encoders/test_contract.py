@@ -6,7 +6,7 @@ from microtome.encoders.base import Encoder
 from microtome.encoders.registry import list_encoders, load_encoder, read_card
 from microtome.testing.encoder_contract import EncoderContract
 
-BUILT_IN = [name for name in list_encoders() if not read_card(name).repo]
+BUILT_IN = [name for name in list_encoders() if read_card(name).access == "built in"]
 
 
 class TestRegisteredEncoders(EncoderContract):

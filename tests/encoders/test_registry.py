@@ -36,7 +36,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(near):
         assert repr(near) in str(caught.value)
 
 
-@pytest.mark.parametrize("far", ["", "zzz", "resnet50"])
+@pytest.mark.parametrize("far", ["", "zzz", "0000"])
 def test_a_name_like_nothing_lists_what_there_is(far):
     with pytest.raises(UnknownEncoderError, match=r"There are: .*texture") as caught:
         load_encoder(far)

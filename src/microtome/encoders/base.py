@@ -3,9 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Shaped
+
+MPP_TOLERANCE = 0.1
+"""Share by which the resolution of tiles may differ from what an encoder was made for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,15 +21,16 @@ class Card:
         name: What :func:`microtome.load_encoder` takes.
         dim: Length of the vector.
         input_px: Side of the square that the network sees; None where any size will do.
-        tile_px: Side of the tile to cut for it.
-        mpp: µm/px it was made for: one value, several, or empty where any will do.
+        tile_px: Side of the tile to cut for it, as its authors and users do; the published transform may resize it.
+        mpp: µm/px of the tiles it was made for: one value, several (the usual one first), or empty where any will do.
         mean: Per-channel mean subtracted after scaling to 0..1; empty where the encoder does its own.
         std: Per-channel divisor, likewise.
-        resize: Side to which tiles are resized first; None for none.
+        resize: Side to which tiles are resized first: the shorter one where there is a crop, else both; None for none.
         crop: Side of the centre crop; None for none.
-        interpolation: Filter of the resize.
-        size_policy: What happens to a tile of another size: ``error``, ``resize``, ``interpolate`` (positions), or
-            ``any`` where every size is taken as it is.
+        interpolation: Filter of the resize: ``bilinear``, ``bicubic``, ``lanczos``, ``box``, ``hamming``, ``nearest``.
+        size_policy: What happens to a tile of another size than ``tile_px``: ``error``, ``resize`` (as the published
+            transform does), ``interpolate`` (taken at its own size, positions interpolated), or ``any`` where every
+            size is taken as it is.
         modality: Kind of image it takes: ``brightfield``, ``fluorescence``, ``srh``.
         pooling: How tokens or maps become one vector.
         precision: Precision of the reference result.
@@ -39,6 +45,14 @@ class Card:
         code: Where the original implementation is.
         trained_on: Data sets that it saw, for leakage warnings.
         intended_use: What it is for, and what not.
+        parameters: Of the network, in millions; 0 where there are none or nobody says.
+        url: Where weights are published that are on no Hugging Face repository.
+        layouts: Of the files that it takes, by name in :data:`microtome.encoders.key_maps.KEY_MAPS`: each says which
+            tensors must be there, and which others may.
+        variants: Other features of the same weights: ``<name>:<variant>``, several joined with commas.
+        aliases: Other names that mean this encoder, above all those of the original repositories.
+        unconfirmed: What of the above nobody has seen in code, model card or file yet.
+        unavailable: Why it is listed but cannot be loaded; empty where it can.
     """
 
     name: str
@@ -66,6 +80,41 @@ class Card:
     code: str = ""
     trained_on: tuple[str, ...] = ()
     intended_use: str = ""
+    parameters: float = 0.0
+    url: str = ""
+    layouts: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
+    unavailable: str = ""
+
+    @property
+    def link(self) -> str:
+        """A link that gives the file itself, so that it can be downloaded without a hand; empty where there is none.
+
+        That is a ``url`` whose path ends in the name of the file; others are pages.
+        """
+        path = self.url.partition("?")[0]
+        return self.url if self.file and not self.repo and path.endswith(f"/{self.file}") else ""
+
+    @property
+    def access(self) -> str:
+        """How its weights are had, in words."""
+        page = self.url or f"https://huggingface.co/{self.repo}"
+        if self.unavailable:
+            return f"cannot be loaded: {self.unavailable}"
+        if self.repo and self.gated:
+            return f"gated: open {page}, accept its terms, then 'hf auth login'"
+        if self.repo or self.link:
+            return f"open: {page}"
+        if self.url:
+            asked = "ask for" if self.gated else "download"
+            return f"by hand: {asked} {self.file or 'the file'} at {page}, then pass --weights FILE"
+        return "never released: pass a file of your own with --weights" if self.parameters else "built in"
+
+    def suits(self, mpp: float) -> bool:
+        """Whether tiles of this resolution (µm/px) are what it was made for, within 10 %."""
+        return not self.mpp or any(abs(mpp / made_for - 1) <= MPP_TOLERANCE for made_for in self.mpp)
 
 
 class Encoder(ABC):
@@ -76,15 +125,20 @@ class Encoder(ABC):
         device: Where it runs, for example ``"cpu"``.
         precision: Precision it computes in, for example ``"fp32"``.
         weights_hash: SHA-256 of the weights in use; empty where there are none.
+        weights_origin: Where they are from: ``published``, ``file``, ``filled`` (by rule, without meaning), or empty
+            where there are none.
         concurrent: Whether :meth:`encode` may be called from several threads at once and is faster so, as code on
             the CPU is that runs in one thread and lets go of the interpreter.
+        takes: Dtype and number of channels of the tiles that it takes.
     """
 
     card: Card
     device: str
     precision: str
     weights_hash: str = ""
+    weights_origin: str = ""
     concurrent: bool = False
+    takes: tuple[str, int] = ("uint8", 3)
 
     @abstractmethod
     def encode(self, images: Shaped[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n d"]:
@@ -106,3 +160,20 @@ class Encoder(ABC):
         """What decides the vectors beside the pixels, flat, for a digest: the whole card, weights, precision."""
         card = {f"card_{key}": value for key, value in asdict(self.card).items()}
         return {**card, "weights_sha256": self.weights_hash, "precision": self.precision}
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """One encoder of a family: its card, and how to load it. Making one imports no network library."""
+
+    @property
+    def card(self) -> Card:
+        """What is known about it."""
+
+    def load(self, *, device: str, weights: str | Path | None, precision: str | None, runtime: str = "auto") -> Encoder:
+        """Load it; the arguments are those of :func:`microtome.load_encoder`.
+
+        Raises:
+            ConfigError: If the encoder cannot run with these settings.
+            WeightsError: If the weights cannot be had, read or made to fit.
+        """

@@ -165,7 +165,7 @@ _CARD = Card(
     modality="brightfield",
     pooling="statistics over the tile's pixels and nuclei",
     precision="fp32",
-    revision="2",
+    revision="3",
     licence="Apache-2.0",
     paper="https://pubmed.ncbi.nlm.nih.gov/11531144/",
     citation=(
@@ -180,8 +180,6 @@ _CARD = Card(
         "for diagnosis, not for fluorescence."
     ),
 )
-
-CARDS = {"texture": _CARD}
 
 
 class Texture(Encoder):
@@ -244,19 +242,31 @@ def _check(images: Shaped[np.ndarray, "..."]) -> None:
         )
 
 
-def load(name: str, *, device: str, weights: str | Path | None, precision: str | None) -> Texture:
-    """Load the encoder; refuses what it cannot honour.
+class _BuiltIn:
+    """How it is loaded."""
 
-    Raises:
-        ConfigError: If weights, a device other than the CPU, or a precision other than fp32 are asked for.
-    """
-    if weights is not None:
-        raise ConfigError(f"Encoder {name!r} has no weights. Got --weights {weights}. Leave it out.")
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"Encoder {name!r} runs on the CPU only. Got --device {device}. Pass auto or cpu.")
-    if precision not in (None, "auto", "fp32"):
-        raise ConfigError(f"Encoder {name!r} computes in fp32 only. Got --precision {precision}. Leave it out.")
-    return Texture()
+    card = _CARD
+
+    def load(self, *, device: str, weights: str | Path | None, precision: str | None, runtime: str = "auto") -> Texture:
+        """Load the encoder; refuses what it cannot honour.
+
+        Raises:
+            ConfigError: If weights, a device other than the CPU, a precision other than fp32 or a runtime for
+                networks are asked for.
+        """
+        name = self.card.name
+        if weights is not None:
+            raise ConfigError(f"Encoder {name!r} has no weights. Got --weights {weights}. Leave it out.")
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"Encoder {name!r} runs on the CPU only. Got --device {device}. Pass auto or cpu.")
+        if precision not in (None, "auto", "fp32"):
+            raise ConfigError(f"Encoder {name!r} computes in fp32 only. Got --precision {precision}. Leave it out.")
+        if runtime != "auto":
+            raise ConfigError(f"Encoder {name!r} is no network. Got --runtime {runtime}. Leave it out.")
+        return Texture()
+
+
+ENCODERS = {"texture": _BuiltIn()}
 
 
 def features_table() -> str:

@@ -319,9 +319,10 @@ def _edge_values(stack: Stack, *, cell: int) -> list[Column]:
     padded = pad(stack, 1)
     tall = padded.reshape(-1, padded.shape[2])
     dx, dy = (cv2.Sobel(tall, cv2.CV_32F, *axes, ksize=3, scale=1 / 8) for axes in ((1, 0), (0, 1)))
-    strength = cv2.magnitude(dx, dy)
+    xx, yy = cv2.multiply(dx, dx), cv2.multiply(dy, dy)
+    strength = cv2.sqrt(cv2.add(xx, yy))  # cv2.magnitude rounds by where in memory the values lie
     # The gradient with its angle doubled, so that opposite directions add up instead of cancelling.
-    along = cv2.subtract(cv2.multiply(dx, dx), cv2.multiply(dy, dy))
+    along = cv2.subtract(xx, yy)
     across = cv2.multiply(dx, dy, scale=2)
     strength, along, across = (plane.reshape(padded.shape)[:, 1:-1, 1:-1] for plane in (strength, along, across))
     along, across = _shrink(along, cell), _shrink(across, cell)
