@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import yaml
 
@@ -72,3 +74,13 @@ def test_encoders_are_listed_with_their_licence(capsys):
     assert code == 0
     assert "texture" in out
     assert "Apache-2.0" in out
+
+
+def test_waiting_threads_of_torch_sleep_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is put back
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main(["encoders"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["encoders"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -56,7 +56,7 @@ def test_all_odd_files_among_good_slides(shared, cohort, undisturbed, slides, tm
             assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
-@pytest.fixture(params=["openslide", "tifffile"])
+@pytest.fixture(params=["direct", "openslide", "tifffile"])
 def broken(request, slides):
     """Reader, folder, and the box of the tile of sample-01 that cannot be decoded."""
     return request.param, slides, break_tile(slides / "sample-01.svs", level=0, index=BROKEN_TILE)

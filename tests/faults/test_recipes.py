@@ -124,7 +124,7 @@ def test_an_imported_outline_is_known_by_its_content(tmp_path):
     all_differ({**recipes, **{k: imported_recipe(s, path) for k, s in SLIDES.items()}})
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tifffile", "image"])
+@pytest.mark.parametrize("reader", ["direct", "openslide", "tifffile", "image"])
 def test_versions_of_the_real_readers_are_in_the_recipe(cohort, tmp_path, monkeypatch, reader):
     import openslide
     import PIL
@@ -136,7 +136,8 @@ def test_versions_of_the_real_readers_are_in_the_recipe(cohort, tmp_path, monkey
         path = tmp_path / "a.png"
         Image.fromarray(PIXELS).save(path)
     recipes = {}
-    libraries = {"openslide": (openslide, "__library_version__"), "tifffile": (tifffile, "__version__")}
+    native = (openslide, "__library_version__")
+    libraries = {"direct": native, "openslide": native, "tifffile": (tifffile, "__version__")}
     for name in ("", "library", "decoder"):
         if name == "library":
             monkeypatch.setattr(*libraries.get(reader, (PIL, "__version__")), "0.0.1")
@@ -190,6 +191,10 @@ CARD = Card(
     resize=256,
     crop=224,
     trained_on=("a",),
+    layouts=("a",),
+    variants=("a",),
+    aliases=("a",),
+    unconfirmed=("a",),
 )
 GRID = Grid(tile_px=32, mpp=0.5)
 
@@ -207,7 +212,7 @@ def test_each_field_of_the_card_the_weights_and_the_precision_change_the_digest_
     recipes = {"": features()}
     for name, card in varied(CARD).items():
         kept = replace(card, modality=CARD.modality) if name == "modality" else card
-        recipe = features(card=kept)
+        recipe = features(card=kept, options=ExtractOptions(allow_mpp_mismatch=name == "mpp"))
         recipes[name] = {**recipe, "card_modality": card.modality} if name == "modality" else recipe
     assert "card_modality" in features()  # an encoder of another kind is refused before its recipe matters
     recipes["weights"] = features(encoder=StillEncoder(CARD, weights_hash="bb"))
@@ -255,6 +260,7 @@ def test_sampling_and_dtype_change_the_digest_of_features_and_speed_does_not():
         "memory_bytes": 10**6,
         "min_coverage": 0.1,
         "overwrite": True,
+        "allow_mpp_mismatch": True,  # where there is none; tests/features/test_mpp_mismatch.py
     }
     for name, value in others.items():
         assert digest(features(options=ExtractOptions(**{name: value}))) == digest(features()), name

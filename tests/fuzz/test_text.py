@@ -139,7 +139,9 @@ def test_a_cell_beyond_all_bounds(tmp_path):
 def test_spoiled_tables_and_records(tmp_path, seed):
     """As this program wrote them, then spoiled."""
     (tmp_path / "clusters").mkdir(exist_ok=True)
-    write_slide_rows(tmp_path / "slides.csv", [SlideRow("a", "x/a.svs", "done", "tifffile", 9, 9, 0.5, "given", 1.0)])
+    write_slide_rows(
+        tmp_path / "slides.csv", [SlideRow("a", "x/a.svs", "done", "tifffile", "", 9, 9, 0.5, "given", 1.0)]
+    )
     failure = StageFailure("b", "x/b.svs", "tissue", "TissueError", "none")
     write_run_record(tmp_path / "run.json", RunRecord("now", {"out": "y"}, failed=[failure]))
     write_summary(tmp_path / "clusters" / "summary.csv", [])

@@ -4,6 +4,7 @@ Exit codes: 0 when nothing failed, 1 when a slide failed, 2 when the request its
 Ctrl-C.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,12 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    import microtome.cli.convert
     import microtome.cli.main_job
     import microtome.cli.stages  # noqa: F401 - importing registers the verbs
 
+    # Before torch is loaded: its threads then sleep while they wait, and leave the cores to those that decode.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with suppress(ValueError):  # not the main thread: somebody else's program handles signals
         signal.signal(signal.SIGTERM, _stop)  # a scheduler that ends a job says so first
     try:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from microtome.cli.app import EXIT_FAILED, MAIN_JOB, app, configured, print_yaml
+from microtome.cli.encoders import encoders_app
 from microtome.cli.show import say, show_summary
 from microtome.config import RunConfig
 
@@ -34,7 +35,7 @@ def run(
 
     result = run_all(settings)
     show_summary(result)
-    return EXIT_FAILED if result.record.failed else 0
+    return EXIT_FAILED if result.failed else 0
 
 
 @app.command(group=MAIN_JOB)
@@ -88,12 +89,12 @@ def sample(
     return 0
 
 
-@app.command(group=MAIN_JOB)
+@encoders_app.default
 def encoders(*, name: str | None = None, table: Literal["text", "markdown"] = "text") -> int:
     """List what can be loaded, from where, and under which licence.
 
     Args:
-        name: Show one encoder's whole card.
+        name: Show one encoder's whole card: licence, how to get access, training data, and what is unconfirmed.
         table: How to print the list.
     """
     from microtome.cli.show import show_card, show_cards

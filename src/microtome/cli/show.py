@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microtome.tasks.run import RunResult
 
 _console = Console(highlight=False, soft_wrap=True)
+_LIST_WIDTH = 180  # narrower, a table of ten columns breaks words
 
 
 def say(text: str) -> None:
@@ -90,21 +91,41 @@ def show_forecast(inspection: "Inspection") -> None:
 
 def show_cards(cards: Sequence["Card"]) -> None:
     """Print one line per encoder."""
+    from microtome.encoders.weights import cached_weights
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "dim", "tile px", "mpp", "modality", "from", "licence", "trained on"):
+    for column in (
+        "name",
+        "dim",
+        "M params",
+        "tile px",
+        "mpp",
+        "modality",
+        "weights",
+        "cached",
+        "licence",
+        "trained on",
+    ):
         table.add_column(column)
     for card in cards:
         mpp = ", ".join(f"{m:g}" for m in card.mpp) or "any"
-        origin = card.repo or "built in"
         trained = ", ".join(card.trained_on) or "nothing"
-        table.add_row(card.name, str(card.dim), str(card.tile_px), mpp, card.modality, origin, card.licence, trained)
-    _console.print(table)
+        size = f"{card.parameters:g}" if card.parameters else ""
+        weights = "cannot be loaded" if card.unavailable else card.access.partition(":")[0]
+        cached = "yes" if cached_weights(card) else ""
+        cells = (card.name, str(card.dim), size, str(card.tile_px), mpp, card.modality, weights, cached, card.licence)
+        table.add_row(*(Text(cell) for cell in (*cells, trained)))
+    Console(highlight=False, soft_wrap=True, width=max(_console.width, _LIST_WIDTH)).print(table)
 
 
 def show_card(card: "Card") -> None:
     """Print everything that is known about one encoder."""
+    from microtome.encoders.weights import cached_weights
+
+    found = cached_weights(card)
+    known: dict[str, object] = {**asdict(card), "access": card.access, "cached": str(found) if found else "no"}
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in asdict(card).items():
+    for name, value in known.items():
         shown = ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
         table.add_row(Text(name, style="bold"), Text(shown))
     _console.print(table)

@@ -71,7 +71,7 @@ def extract(
     config: Path | None = None,
     print_config: bool = False,
 ) -> int:
-    """Turn tiles into features.
+    """Turn tiles into features: of slides, of coordinates that others laid (--coords), of tile images (--tiles).
 
     Args:
         slides: Slide files, folders of slides, or patterns.
@@ -104,4 +104,4 @@ def _run_to(settings: TissueConfig, *, print_config: bool) -> int:
 
     result = run(settings)
     show_summary(result)
-    return EXIT_FAILED if result.record.failed else 0
+    return EXIT_FAILED if result.failed else 0

@@ -1,11 +1,13 @@
 """Tiles to features for every slide of a job, and tile images where they are asked for."""
 
+from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from microtome.config import ExtractConfig, TileConfig
+from microtome.config import FeatureConfig, TileConfig
 from microtome.encoders.base import Encoder
 from microtome.errors import ConfigError, MicrotomeError
 from microtome.features.bag import Bag
@@ -17,25 +19,36 @@ from microtome.slides.listing import SlideEntry
 from microtome.storage import Claim
 from microtome.tasks.quality import MeasuredTiles, keep_quality, measure_rows, unmeasured
 from microtome.tasks.work import Work, held
+from microtome.tiles.coding import ImageCoding
 from microtome.tiles.grid import Grid
 from microtome.tiles.save import save_tiles
 from microtome.tiles.slide_tiles import SlideTiles
 from microtome.tiles.store import read_tiles
 
+_Source = TypeVar("_Source", bound=SlideTiles)
+
 
 def open_source(work: Work, entry: SlideEntry) -> SlideTiles:
     """Open the laid tiles of a slide; closing the source closes the slide."""
-    tiles = read_tiles(work.folder.tiles(entry.slide_id))
-    return SlideTiles(work.open(entry), tiles, entry.slide_id)
+    return _open_as(SlideTiles, work, entry)
 
 
 def open_measured(work: Work, entry: SlideEntry) -> MeasuredTiles:
     """The same, measuring quality flags of what is read."""
+    return _open_as(MeasuredTiles, work, entry)
+
+
+def _open_as(kind: type[_Source], work: Work, entry: SlideEntry) -> _Source:
     tiles = read_tiles(work.folder.tiles(entry.slide_id))
-    return MeasuredTiles(work.open(entry), tiles, entry.slide_id)
+    decode = work.config.decode if isinstance(work.config, TileConfig) else "exact"
+    with ExitStack() as undo:
+        slide = undo.enter_context(work.open(entry))
+        source = kind(slide, tiles, entry.slide_id, decode=decode)
+        undo.pop_all()  # the source closes the slide
+    return source
 
 
-def extract_options(config: ExtractConfig) -> ExtractOptions:
+def extract_options(config: FeatureConfig) -> ExtractOptions:
     """The settings of the extraction loop."""
     return ExtractOptions(
         batch_size=config.batch_size,
@@ -45,10 +58,11 @@ def extract_options(config: ExtractConfig) -> ExtractOptions:
         seed=config.seed,
         min_coverage=config.min_coverage,
         overwrite=config.overwrite,
+        allow_mpp_mismatch=config.allow_mpp_mismatch,
     )
 
 
-def extract_slides(work: Work, config: ExtractConfig, encoder: Encoder, grid: Grid) -> FeatureStore:
+def extract_slides(work: Work, config: FeatureConfig, encoder: Encoder, grid: Grid) -> FeatureStore:
     """Extract the features of all slides still in the job.
 
     Returns:
@@ -79,6 +93,13 @@ def extract_slides(work: Work, config: ExtractConfig, encoder: Encoder, grid: Gr
             jobs, encoder, store, extract_options(config), on_done=settle, progress=work.progress, stop=work.stop
         )
     return store
+
+
+def extract_jobs(work: Work, encoder: Encoder, store: FeatureStore, jobs: list[Job], options: ExtractOptions) -> None:
+    """Extract features of tiles that were not laid here, and enter the outcomes in the books."""
+    with work.stage("features", len(jobs)):
+        note = partial(note_outcome, work)
+        extract_all(jobs, encoder, store, options, on_done=note, progress=work.progress, stop=work.stop)
 
 
 def note_outcome(work: Work, outcome: Extracted | Failure) -> None:
@@ -142,8 +163,7 @@ def save_tile_images(work: Work, entry: SlideEntry) -> bool:
         saved = save_tiles(
             source,
             work.folder.tile_images(entry.slide_id),
-            image_format=config.tile_format,
-            quality=config.tile_quality,
+            coding=ImageCoding(config.tile_format, config.tile_quality, config.tile_passthrough),
             workers=1,  # slides are worked on at once
             overwrite=config.overwrite,
             progress=lambda n: work.progress.advance(n_tiles=n),

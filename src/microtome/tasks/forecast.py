@@ -130,7 +130,13 @@ def forecast_cohort(
             _per_slide(work, "tiles", partial(stages.lay_slide, work, grid=grid), share),
             _per_slide(work, "thumbnails", partial(draw_slide, work, with_tiles=True), share),
         ]
-        encoder = load_encoder(config.encoder, device=config.device, weights=config.weights, precision=config.precision)
+        encoder = load_encoder(
+            config.encoder,
+            device=config.devices[0],
+            weights=config.weights,
+            precision=config.precision,
+            runtime=config.runtime,
+        )
         speeds = _time_apart(work, encoder, [seen.n_bytes for _, seen in picked])
         store = FeatureStore(work.folder.features("measured"))
         looked.append(_features(work, config, encoder, store, speeds=speeds, n_tiles=n_tiles))

@@ -20,7 +20,7 @@ from microtome.encoders.base import Card
 from microtome.encoders.registry import read_card
 from microtome.errors import MicrotomeError
 from microtome.geometry import Size
-from microtome.slides.base import Slide
+from microtome.slides.base import Decode, Slide
 from microtome.slides.listing import SlideEntry
 from microtome.slides.open import explain_readers
 from microtome.storage import Progress, open_progress, written_whole
@@ -96,7 +96,7 @@ def inspect(config: InspectConfig, *, progress: Progress | None = None) -> Inspe
         ConfigError: If a setting cannot be honoured.
         CohortError: If no slide is found, or two have one slide_id.
     """
-    card = read_card(config.encoder)
+    card = read_card(config.encoder, weights=config.weights)
     method, grid = stages.tissue_method(config), stages.tile_grid(config, card)
     entries, ignored = list_entries(config)
     shown = progress or open_progress(quiet=config.quiet)
@@ -136,7 +136,7 @@ def _look(
             tiles = lay_tiles(slide, tissue, grid, allow_empty=config.allow_empty)
             seen.n_tiles = len(tiles) if config.n_tiles is None else min(len(tiles), config.n_tiles)
             stage = "features"
-            _sample(seen, slide, tiles)
+            _sample(seen, slide, tiles, config.decode)
     except (MicrotomeError, OSError) as error:
         seen.problem = Problem(type(error).__name__, stage, str(error))
     return seen
@@ -151,13 +151,13 @@ def _describe(seen: InspectedSlide, slide: Slide) -> None:
     seen.fingerprint, seen.modality = slide.fingerprint, slide.modality
 
 
-def _sample(seen: InspectedSlide, slide: Slide, tiles: Tiles) -> None:
+def _sample(seen: InspectedSlide, slide: Slide, tiles: Tiles, decode: Decode) -> None:
     """Read a few tiles across the slide: a file can open well and still have parts that do not decode."""
     n = min(_SAMPLED_TILES, len(tiles))
     if n == 0:
         return
     rows = np.unique(np.linspace(0, len(tiles) - 1, n).astype(np.int64))
-    batch = SlideTiles(slide, tiles, seen.slide_id).read(rows)
+    batch = SlideTiles(slide, tiles, seen.slide_id, decode=decode).read(rows)
     seen.n_sampled, seen.n_sampled_unreadable = len(rows), int((~batch.readable).sum())
 
 

@@ -27,6 +27,7 @@ _VERSIONS_OF = (
     "openslide-bin",
     "tifffile",
     "imagecodecs",
+    "simplejpeg",
     "h5py",
     "pandas",
     "pillow",
@@ -70,6 +71,10 @@ class OutputFolder:
         """Tile coordinates of a slide, HDF5."""
         return self.root / "tiles" / f"{slide_id}.h5"
 
+    def tile_table(self, name: str) -> Path:
+        """Table of the tiles of a set of tile images, CSV: id, path, label, ..."""
+        return self.root / "tiles" / f"{name}.csv"
+
     def tile_images(self, slide_id: str) -> Path:
         """Folder of tile images of a slide, in HistoPrep's layout."""
         return self.root / "tile_images" / slide_id
@@ -99,6 +104,7 @@ class SlideRow:
     path: str
     status: Status = "unfinished"
     reader: str | None = None
+    reader_note: str | None = None
     width: int | None = None
     height: int | None = None
     mpp: float | None = None
@@ -152,6 +158,7 @@ def _damaged(path: Path, why: object) -> CorruptOutputError:
 
 def _slide_row(cells: dict[str, str]) -> SlideRow:
     kinds = {"width": int, "height": int, "mpp": float, "tissue_mm2": float, "n_tiles": int, "n_unreadable": int}
+    cells = {"reader_note": "", **cells}  # tables of earlier versions have no such column
     values: dict[str, Any] = {f.name: cells[f.name] or None for f in fields(SlideRow)}
     for name, kind in kinds.items():
         if values[name] is not None:

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Int, Int64, Shaped
 
-from microtome.slides.base import Slide
+from microtome.slides.base import Decode, Slide
 from microtome.tiles.grid import Tiles
 from microtome.tiles.slide_tiles import SlideTiles
 from microtome.tiles.source import TileBatch
@@ -21,16 +21,16 @@ _CHUNK = 64
 class MeasuredTiles(SlideTiles):
     """Tiles of a slide that are measured as they are read: each decoding thread measures what it decoded."""
 
-    def __init__(self, slide: Slide, tiles: Tiles, slide_id: str) -> None:
-        super().__init__(slide, tiles, slide_id)
+    def __init__(self, slide: Slide, tiles: Tiles, slide_id: str, *, decode: Decode = "exact") -> None:
+        super().__init__(slide, tiles, slide_id, decode=decode)
         self.quality = no_quality(len(tiles))
         self._measuring = threading.Lock()
 
-    def read(self, rows: Int[np.ndarray, " n"]) -> TileBatch:
+    def read_into(self, rows: Int[np.ndarray, " n"], images: Shaped[np.ndarray, "n h w c"]) -> TileBatch:
         """Read tiles and note the flags of those that are RGB and readable."""
-        batch = super().read(rows)
+        batch = super().read_into(rows, images)
         if batch.readable.any() and self.dtype == np.uint8 and self.tile_shape[2] == 3:
-            found = tile_quality(batch.images[batch.readable])
+            found = tile_quality(batch.images if batch.readable.all() else batch.images[batch.readable])
             with self._measuring:
                 for name, values in found.items():
                     self.quality[name][batch.rows[batch.readable]] = values

@@ -4,35 +4,65 @@ Each stage goes over all slides before the next begins, each output is written w
 does what is missing. How far a run goes is said by its settings: those of ``tissue``, ``tile``, ``extract`` or ``run``.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from microtome.cohort import read_cohort
-from microtome.config import ExtractConfig, RunConfig, SlideOptions, TileConfig, TissueConfig
+from microtome.config import ExtractConfig, FeatureConfig, RunConfig, SlideOptions, TileConfig, TissueConfig
 from microtome.encoders.base import Encoder
 from microtome.encoders.registry import load_encoder
 from microtome.errors import CohortError
+from microtome.features.plan import check_mpp
+from microtome.features.store import FeatureStore
 from microtome.slides.listing import SlideEntry, list_slides
 from microtome.storage import Progress, now_utc, open_progress
 from microtome.tasks import stages
+from microtome.tasks.coords import extract_coords
 from microtome.tasks.extraction import extract_slides, measure_slide, save_tile_images
 from microtome.tasks.grouping import group_slides
 from microtome.tasks.output import OutputFolder, RunRecord, SlideRow
 from microtome.tasks.thumbnails import draw_failed, draw_slide
+from microtome.tasks.tile_sets import extract_tile_sets, list_tile_sets
 from microtome.tasks.work import Work, held
 from microtome.tiles.grid import Grid
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of a run: the folder, the record of run.json, one row per slide, and the report where one was drawn."""
+    """What came of a run: the folder, the record of run.json, one row per slide, and the report where one was drawn.
+
+    ``lost`` says which of several processes died; their slides were done by the others.
+    """
 
     folder: OutputFolder
     record: RunRecord
     rows: Sequence[SlideRow]
     report: Path | None
+    lost: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything went wrong."""
+        return bool(self.record.failed or self.lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Helped:
+    """What other processes have done for a run before it.
+
+    Attributes:
+        seconds: What each slide took that they made.
+        device: The devices, as they were asked for.
+        lost: Which of them died, and how.
+        notes: For run.json.
+    """
+
+    seconds: Mapping[str, float]
+    device: str
+    lost: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
 
 class RunStoppedError(KeyboardInterrupt):
@@ -64,20 +94,49 @@ def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
         CohortError: If no slide is found, or two have one slide_id.
         OutputWriteError: If the output folder cannot be written at all.
         RunStoppedError: After Ctrl-C (a KeyboardInterrupt), once what was under way has ended.
+        WorkerError: If several devices were named and the processes of all of them died.
+    """
+    progress = progress or open_progress(quiet=config.quiet)
+    if isinstance(config, FeatureConfig) and len(config.devices) > 1:
+        from microtome.tasks.devices import run_on_devices
+
+        return run_on_devices(config, progress)
+    return run_here(config, progress)
+
+
+def run_here(config: TissueConfig, progress: Progress, helped: Helped | None = None) -> RunResult:
+    """:func:`run` in this process, on one device.
+
+    Args:
+        config: Settings.
+        progress: Where progress is shown.
+        helped: What other processes have done of it.
     """
     encoder = None
-    if isinstance(config, ExtractConfig):
-        encoder = load_encoder(config.encoder, device=config.device, weights=config.weights, precision=config.precision)
+    if isinstance(config, FeatureConfig):
+        encoder = load_encoder(
+            config.encoder,
+            device=config.device,
+            weights=config.weights,
+            precision=config.precision,
+            runtime=config.runtime,
+        )
     method = stages.tissue_method(config)
     grid = stages.tile_grid(config, encoder.card if encoder else None) if isinstance(config, TileConfig) else None
-    work = start_work(config, encoder, progress or open_progress(quiet=config.quiet))
+    _check_resolution(config, encoder, grid)
+    work = start_work(config, encoder, progress)
+    if helped is not None:
+        count_help(work, helped)
     report = None
     try:
         work.save()  # a folder that cannot be written is found out now
-        _look_and_lay(work, method, grid, encoder)
         store = None
-        if isinstance(config, ExtractConfig) and encoder is not None and grid is not None:
-            store = extract_slides(work, config, encoder, grid)
+        if encoder is not None and isinstance(config, ExtractConfig) and config.is_supplied:
+            extract_supplied(work, config, encoder)
+        else:
+            _look_and_lay(work, method, grid, encoder)
+            if isinstance(config, FeatureConfig) and encoder is not None and grid is not None:
+                store = extract_slides(work, config, encoder, grid)
         if isinstance(config, RunConfig) and store is not None:
             group_slides(work, config, store)
             work.finish()
@@ -86,7 +145,31 @@ def run(config: TissueConfig, *, progress: Progress | None = None) -> RunResult:
         work.save_if_possible()
         raise RunStoppedError(_result(work, None)) from None
     work.finish()
-    return _result(work, report)
+    return replace(_result(work, report), lost=() if helped is None else helped.lost)
+
+
+def count_help(work: Work, helped: Helped) -> None:
+    """Enter in the books what other processes have done."""
+    for slide_id, seconds in helped.seconds.items():
+        if slide_id in work.rows:
+            work.worked.add(slide_id)
+            work.rows[slide_id].seconds += seconds
+    work.record.config["device"] = helped.device
+    work.record.notes.extend(helped.notes)
+
+
+def _check_resolution(config: TissueConfig, encoder: Encoder | None, grid: Grid | None) -> None:
+    """Refuse now what every slide's tiles would be refused for."""
+    supplied = isinstance(config, ExtractConfig) and config.is_supplied
+    if isinstance(config, FeatureConfig) and encoder is not None and grid is not None and not supplied:
+        check_mpp("this grid", encoder, grid.mpp, allow_mismatch=config.allow_mpp_mismatch)
+
+
+def extract_supplied(work: Work, config: ExtractConfig, encoder: Encoder) -> FeatureStore:
+    """Extract features of tiles that are supplied; nothing is laid."""
+    if config.tiles is not None:
+        return extract_tile_sets(work, config, encoder)
+    return extract_coords(work, config, encoder)
 
 
 def _look_and_lay(work: Work, method: stages.TissueMethod, grid: Grid | None, encoder: Encoder | None) -> None:
@@ -112,7 +195,11 @@ def _result(work: Work, report: Path | None) -> RunResult:
 
 def start_work(config: TissueConfig, encoder: Encoder | None, progress: Progress) -> Work:
     """List the slides and open the books."""
-    entries, ignored = list_entries(config)
+    ignored: list[tuple[Path, str]] = []
+    if isinstance(config, ExtractConfig) and config.tiles is not None:
+        entries = list_tile_sets(config)
+    else:
+        entries, ignored = list_entries(config)
     record = RunRecord(
         started=now_utc(),
         config=config.model_dump(mode="json"),

@@ -89,6 +89,7 @@ def inspect_slide(work: Work, entry: SlideEntry, *, needs_mpp: bool, card: Card 
     with work.open(entry) as slide:
         row = work.rows[entry.slide_id]
         row.reader, row.width, row.height = slide.reader, slide.size.width, slide.size.height
+        row.reader_note = slide.reader_note or None
         row.mpp, row.mpp_source = slide.resolution.mpp, slide.mpp_source
         check_slide(slide, needs_mpp=needs_mpp, card=card)
     return False
@@ -99,17 +100,22 @@ def check_slide(slide: Slide, *, needs_mpp: bool, card: Card | None) -> None:
     if needs_mpp:
         _ = slide.mpp
     if card is not None and slide.modality != card.modality:
+        hint = "Choose an encoder made for it."
+        if card.modality == "brightfield":
+            hint = (
+                "Pass --channels (and, unless it is 8-bit, --window LOW,HIGH) to say how to see it as bright-field RGB,"
+                " or choose an encoder made for it."
+            )
+        takes = "brightfield RGB" if card.modality == "brightfield" else f"{card.modality} tiles"
         raise ModalityError(
-            f"Slide '{slide.path.name}' is {_kind(slide)}, but encoder '{card.name}' takes {card.modality} RGB. Pass "
-            "--channels (and, unless it is 8-bit, --window LOW,HIGH) to say how to see it as bright-field RGB, or "
-            "choose an encoder made for it."
+            f"Slide '{slide.path.name}' is {_kind(slide)}, but encoder '{card.name}' takes {takes}. {hint}"
         )
 
 
 def _kind(slide: Slide) -> str:
     if slide.modality == "multichannel":
         return f"{len(slide.channels)} channel(s) of {slide.dtype} ({', '.join(slide.channels)[:120]})"
-    return f"{slide.modality} (dark background)"
+    return slide.modality + " (dark background)" * (slide.modality == "fluorescence")
 
 
 def outline_tissue(work: Work, entry: SlideEntry, method: TissueMethod) -> bool:
