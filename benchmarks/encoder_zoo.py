@@ -8,22 +8,26 @@ are interleaved, so what else the machine does hits all ways alike.
 
 import argparse
 import gc
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from harness import Job, Options, Report, interleaved, timed
 
-from microtome.encoders.base import Encoder
 from microtome.encoders.drift import measure_drift, random_tiles
 from microtome.encoders.filled import fill_network
 from microtome.encoders.hardware import has_cpu_bf16, has_openvino
 from microtome.encoders.network import make_preprocess
 from microtome.encoders.published import Published
-from microtome.encoders.registry import _find
+from microtome.encoders.registry import find_published
 from microtome.errors import ConfigError, ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from microtome.encoders.base import Encoder
 
 _ENCODERS = ("resnet50", "ctranspath", "prostate-small", "phikon")
 _QUICK = ("resnet50",)
@@ -43,7 +47,7 @@ def main() -> None:
     batch = arguments.batch or (4 if options.quick else 32 if device == "cpu" else 256)
     report = Report("encoder_zoo", options, __doc__ or "")
     for name in arguments.encoders or (_QUICK if options.quick else _ENCODERS):
-        published = _find(name, None)
+        published = find_published(name, None)
         if not isinstance(published, Published):
             raise SystemExit(f"{name} is no network")
         tiles = random_tiles(batch, (published.card.tile_px,) * 2 + (published.channels,), np.dtype(published.dtype))
