@@ -9,7 +9,7 @@ import pytest
 
 from microtome.encoders.base import Card
 from microtome.encoders.published import Published
-from microtome.encoders.registry import _FAMILIES, _find, list_encoders, load_encoder, read_card
+from microtome.encoders.registry import _FAMILIES, find_published, list_encoders, load_encoder, read_card
 from microtome.encoders.zoo import CLIP, HALF, IMAGENET, UNPINNED, Unavailable
 from microtome.errors import ConfigError, UnknownEncoderError, WeightsError
 
@@ -206,7 +206,7 @@ def test_filters():
         *("ctranspath", "chief-ctranspath", "retccl", "virchow", "virchow2", "hibou-b", "hibou-l", "gpfm"),
         *("prostate-small", "prostate-medium"),
     }
-    squared = {name for name in resizing - {"exaonepath"} if getattr(_find(name, None), "square_only", False)}
+    squared = {name for name in resizing - {"exaonepath"} if getattr(find_published(name, None), "square_only", False)}
     assert squared == {
         *("ctranspath", "chief-ctranspath", "retccl", "virchow", "virchow2", "prostate-small", "prostate-medium"),
     }
@@ -226,7 +226,7 @@ def test_training_data_for_warnings_of_leakage():
 
 @pytest.mark.parametrize("name", [name for name in ZOO if read_card(name).unavailable])
 def test_what_cannot_be_loaded_says_why(name):
-    assert isinstance(_find(name, None), Unavailable)
+    assert isinstance(find_published(name, None), Unavailable)
     for weights in (None, "none"):
         with pytest.raises(WeightsError, match=re.escape(read_card(name).unavailable)):
             load_encoder(name, weights=weights, device="cpu")
@@ -308,7 +308,7 @@ def test_ten_percent_of_the_resolution():
 
 def test_networks_with_other_pixels_say_so():
     for name in LOADABLE:
-        encoder = _find(name, None)
+        encoder = find_published(name, None)
         assert isinstance(encoder, Published)
         srh = encoder.card.modality == "srh"
         assert (encoder.dtype, encoder.channels) == (("uint16", 2) if srh else ("uint8", 3))

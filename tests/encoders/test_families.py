@@ -12,7 +12,7 @@ from microtome.encoders.hardware import Wanted
 from microtome.encoders.network import NetworkEncoder
 from microtome.encoders.positions import resample_positions
 from microtome.encoders.published import Published
-from microtome.encoders.registry import _find, list_encoders, load_encoder, read_card
+from microtome.encoders.registry import find_published, list_encoders, load_encoder, read_card
 from microtome.errors import ModalityError, TileSizeError, WeightsError
 from microtome.testing.encoder_contract import EncoderContract
 from tests.encoders.test_cards import LOADABLE, VARIANTS
@@ -24,7 +24,7 @@ STORED_ELSEWHERE = {"conch-v1.5": 306.71, "midnight-12k": 1134.77, "midnight-12k
 
 
 def find(name: str) -> Published:
-    encoder = _find(name, None)
+    encoder = find_published(name, None)
     assert isinstance(encoder, Published)
     return encoder
 

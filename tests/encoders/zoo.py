@@ -13,7 +13,7 @@ from torch import nn
 from microtome.encoders.base import Card
 from microtome.encoders.key_maps import KEY_MAPS
 from microtome.encoders.published import Published
-from microtome.encoders.registry import _find
+from microtome.encoders.registry import find_published
 from tests.encoders.small_networks import fill_randomly
 from tests.encoders.test_key_maps import with_extras
 
@@ -47,7 +47,7 @@ def build_cut(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 def small(name: str) -> Published:
     """The encoder with its network cut to two blocks."""
-    encoder = _find(name, None)
+    encoder = find_published(name, None)
     assert isinstance(encoder, Published)
     return replace(encoder, build=partial(build_cut, name, encoder.build))
 

@@ -156,6 +156,11 @@ class Encoder(ABC):
         """
 
     @property
+    def runtime_note(self) -> str:
+        """Why the runtime that ``auto`` would have preferred is not in use; empty where it is."""
+        return ""
+
+    @property
     def recipe(self) -> Mapping[str, object]:
         """What decides the vectors beside the pixels, flat, for a digest: the whole card, weights, precision."""
         card = {f"card_{key}": value for key, value in asdict(self.card).items()}

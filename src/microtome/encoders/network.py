@@ -63,6 +63,11 @@ class NetworkEncoder(Encoder):
         return self._made.name
 
     @property
+    def runtime_note(self) -> str:
+        """Why OpenVINO is not in use where ``auto`` would have preferred it."""
+        return self._made.note
+
+    @property
     def recipe(self) -> Mapping[str, object]:
         """That of every encoder, with what computes it and whether the weights mean anything."""
         return {

@@ -28,6 +28,8 @@ from microtome.tasks.tile_sets import extract_tile_sets, list_tile_sets
 from microtome.tasks.work import Work, held
 from microtome.tiles.grid import Grid
 
+_IN_USE = ("precision", "runtime", "runtime_version", "weights_origin")
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -203,10 +205,22 @@ def start_work(config: TissueConfig, encoder: Encoder | None, progress: Progress
     record = RunRecord(
         started=now_utc(),
         config=config.model_dump(mode="json"),
-        encoder={} if encoder is None else {**asdict(encoder.card), "weights_sha256": encoder.weights_hash},
+        encoder={} if encoder is None else encoder_record(encoder),
         ignored=[(str(path), reason) for path, reason in ignored],
     )
     return Work(config, OutputFolder(config.out), entries, progress, record)
+
+
+def encoder_record(encoder: Encoder) -> dict[str, object]:
+    """The encoder's card, and what of it is in use: weights, device, precision, and what computes it."""
+    in_use = {name: encoder.recipe[name] for name in _IN_USE if name in encoder.recipe}
+    if encoder.runtime_note:
+        in_use["runtime_note"] = encoder.runtime_note
+    return {
+        **asdict(encoder.card),
+        "weights_sha256": encoder.weights_hash,
+        "in_use": {"device": encoder.device, **in_use},
+    }
 
 
 def list_entries(options: SlideOptions) -> tuple[list[SlideEntry], list[tuple[Path, str]]]:
