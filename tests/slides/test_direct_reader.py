@@ -254,6 +254,34 @@ def test_swapped_colours_are_noticed(tmp_path, monkeypatch):
         assert slide.reader == "openslide"
 
 
+def test_every_tile_of_the_file_is_the_same_where_it_is_decoded_in_place(fit):
+    with both(fit) as (slide, reference):
+        coding = next(plane for plane in slide._planes if plane is not None).table.coding
+        for y in range(0, slide.size.height, coding.height):
+            for x in range(0, slide.size.width, coding.width):
+                box = Box(x, y, coding.width, coding.height)  # the last ones overhang
+                expected = reference.read(box)
+                slot = np.full((2, *expected.shape), 77, np.uint8)
+                slide.read_into(box, slot[1])
+                np.testing.assert_array_equal(slot[1], expected)
+                assert (slot[0] == 77).all()
+        strided = np.full((coding.height, coding.width, 6), 77, np.uint8)
+        slide.read_into(Box(0, 0, coding.width, coding.height), strided[:, :, ::2])
+        np.testing.assert_array_equal(strided[:, :, ::2], reference.read(Box(0, 0, coding.width, coding.height)))
+        assert (strided[:, :, 1::2] == 77).all()
+
+
+def test_a_damaged_tile_is_unreadable_in_place_too(tmp_path):
+    path = Made().write(tmp_path / "a.tif")
+    broken = break_tile(path, index=20)
+    with open_slide(path) as slide:
+        slot = np.empty((broken.height, broken.width, 3), np.uint8)
+        with pytest.raises(UnreadableRegionError, match=f"x={broken.x} y={broken.y}"):
+            slide.read_into(broken, slot)
+    with pytest.raises(ValueError, match="closed"):
+        slide.read_into(broken, slot)
+
+
 @pytest.mark.parametrize("index", [0, 20, 55])
 def test_a_damaged_tile_is_unreadable_and_the_others_are_not(tmp_path, index):
     path = Made().write(tmp_path / "a.tif")

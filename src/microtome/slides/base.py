@@ -266,6 +266,22 @@ class Slide(ABC):
         pixels = self.read_raw(box, size=size, fill=fill, resample=resample, decode=decode)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
+    def read_into(
+        self,
+        box: Box,
+        out: UInt8[np.ndarray, "h w 3"],
+        *,
+        fill: Fill = "white",
+        resample: Resample = "area",
+        decode: Decode = "exact",
+    ) -> None:
+        """The same into memory of the caller's, whose height and width say how many pixels; errors as of :meth:`read`.
+
+        After an error the memory may hold anything.
+        """
+        size = Size(out.shape[1], out.shape[0])
+        out[...] = self.read(box, size=size, fill=fill, resample=resample, decode=decode)
+
     def read_compressed(self, box: Box, *, size: Size | None = None) -> bytes | None:
         """A region as a JPEG file of the slide's own bytes, where :meth:`read` would do nothing to them but decode.
 

@@ -62,14 +62,18 @@ class TilePlane:
             ForeignTileError: If the tile is of a kind that was not compared with OpenSlide.
             EOFError, OSError: If it cannot be read.
         """
-        coding, across = self.table.coding, self.table.across
-        column, row = box.x // coding.width, box.y // coding.height
-        whole = Box(column * coding.width, row * coding.height, coding.width, coding.height)
-        inside = box.right <= self.table.size.width and box.bottom <= self.table.size.height
-        if not (isinstance(coding, JpegCoding) and coding.is_colour and box == whole and inside):
+        coding, index = self.table.coding, self.whole_tile(box)
+        if index is None or not isinstance(coding, JpegCoding) or not coding.is_colour:
             return None
-        index = row * across + column
         return coding.stream(self.stored(index)) if self.table.counts[index] > 0 else None
+
+    def whole_tile(self, box: Box) -> int | None:
+        """The tile that a region of the level is, exactly and whole; None where it is none."""
+        table, width, height = self.table, self.table.coding.width, self.table.coding.height
+        if (box.width, box.height) != (width, height) or box.x % width or box.y % height:
+            return None
+        inside = box.x >= 0 and box.y >= 0 and box.right <= table.size.width and box.bottom <= table.size.height
+        return box.y // height * table.across + box.x // width if inside else None
 
     def tile_box(self, index: int) -> Box:
         """A tile's place in the level, what overhangs cut off."""

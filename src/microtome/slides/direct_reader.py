@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt8
 
 from microtome.errors import ConfigError, SlideOpenError, UnsupportedFormatError
 from microtome.geometry import Box, Size
-from microtome.slides.base import Decode, How, Level, level_box
+from microtome.slides.base import Decode, Fill, How, Level, level_box
 from microtome.slides.direct_cache import TileCache
 from microtome.slides.direct_check import UNREADABLE, PixelsDifferError, check_plane
 from microtome.slides.direct_decode import ForeignTileError, Jpeg2000Coding
@@ -27,7 +27,7 @@ from microtome.slides.direct_plane import TilePlane
 from microtome.slides.file_slide import OpenOptions
 from microtome.slides.openslide_reader import OpenSlideSlide
 from microtome.slides.probe import FileKind
-from microtome.slides.resample import resample_image
+from microtome.slides.resample import Resample, resample_image
 
 _CACHE_BYTES = 64 * 2**20
 _VENDORS = ("aperio", "generic-tiff")  # whose levels are pages as they are; others shift, overlap or crop them
@@ -105,6 +105,42 @@ class DirectSlide(OpenSlideSlide):
         except UNREADABLE as error:
             self._file.check_open()
             raise self._unreadable(level, box, error) from error
+
+    def read_into(
+        self,
+        box: Box,
+        out: UInt8[np.ndarray, "h w 3"],
+        *,
+        fill: Fill = "white",
+        resample: Resample = "area",
+        decode: Decode = "exact",
+    ) -> None:
+        """As of every slide; a region that is one whole tile of level 0 is decoded where it is wanted, not copied."""
+        index = self._whole_tile(box, out) if decode == "exact" else None
+        if index is None or not self._decode_into(index, box, out):
+            super().read_into(box, out, fill=fill, resample=resample, decode=decode)
+
+    def _whole_tile(self, box: Box, out: UInt8[np.ndarray, "h w 3"]) -> int | None:
+        """The tile of level 0 that a region is, where its pixels are wanted as they are; None otherwise."""
+        plane = self._planes[0]
+        as_it_is = self.view is None and out.shape == (box.height, box.width, 3) and out.flags.c_contiguous
+        if plane is None or not as_it_is or self.best_level(box, box.size) != 0:
+            return None
+        return plane.whole_tile(box)
+
+    def _decode_into(self, index: int, box: Box, out: UInt8[np.ndarray, "h w 3"]) -> bool:
+        plane = self._planes[0]
+        self._file.check_open()
+        if plane is None:
+            return False
+        try:
+            plane.decode_into(index, out, 1)
+        except ForeignTileError:
+            return False
+        except UNREADABLE as error:
+            self._file.check_open()
+            raise self._unreadable(0, box, error) from error
+        return True
 
     def _read_scaled(self, box: Box, size: Size, how: How) -> Shaped[np.ndarray, "h w c"] | None:
         index, scale = self.best_level(box, size), self.dct_scale(box, size)

@@ -152,6 +152,9 @@ class SlideContract:
             image = slide.read(box, size=size)
             assert image.shape == (size.height, size.width, 3)
             assert image.dtype == np.uint8
+            taken = np.full_like(image, 77)
+            slide.read_into(box, taken)
+            np.testing.assert_array_equal(taken, image)
 
     @pytest.mark.parametrize("resample", ["nearest", "bilinear", "bicubic", "lanczos"])
     def test_takes_every_filter(self, slide: Slide, resample: str) -> None:

@@ -209,6 +209,8 @@ class DeepZoomTiles(RandomAccessTiles):
             except UnreadableRegionError as error:
                 errors[row] = str(error)
                 continue
+            if image.shape != images.shape[1:]:
+                images[position] = 0  # what reaches out is black
             images[position, : image.shape[0], : image.shape[1]] = image
         return errors
 

@@ -45,10 +45,10 @@ class RandomAccessTiles(ABC):
 
     @abstractmethod
     def _read_into(self, images: Shaped[np.ndarray, "n h w c"], rows: Sequence[int]) -> Mapping[int, str]:
-        """Write the tiles of ``rows`` into ``images``, which are zeros, in that order.
+        """Write the tiles of ``rows`` over whatever ``images`` holds, in that order.
 
         Returns:
-            Row → why it could not be decoded. Its image must be left as it is.
+            Row → why it could not be decoded; its image is set to zeros afterwards.
         """
 
     def read(self, rows: Int[np.ndarray, " n"]) -> TileBatch:
@@ -79,9 +79,10 @@ class RandomAccessTiles(ABC):
             TileError: If a row does not exist, the memory is of another shape or dtype, or the source is closed.
         """
         self._check(rows, images)
-        images[...] = 0
         errors = dict(self._read_into(images, [operator.index(row) for row in rows]))
         readable = np.array([int(row) not in errors for row in rows], np.bool_)
+        if errors:
+            images[~readable] = 0
         return TileBatch(images=images, rows=rows, readable=readable, errors=errors)
 
     def _check(self, rows: Int[np.ndarray, " n"], images: Shaped[np.ndarray, "n h w c"]) -> None:

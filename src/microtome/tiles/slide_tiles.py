@@ -1,6 +1,7 @@
 """Tiles read from a slide."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -112,12 +113,15 @@ class SlideTiles(RandomAccessTiles):
         Returns:
             Position in ``boxes`` → why it could not be decoded.
         """
-        read = self.slide.read_raw if self._raw else self.slide.read
+        how: dict[str, Any] = {"fill": self.fill, "resample": self.resample, "decode": self.decode}
         size = self.tiles.tile_size
         errors: dict[int, str] = {}
         for position, box in enumerate(boxes):
             try:
-                images[position] = read(box, size=size, fill=self.fill, resample=self.resample, decode=self.decode)
+                if self._raw:
+                    images[position] = self.slide.read_raw(box, size=size, **how)
+                else:
+                    self.slide.read_into(box, images[position], **how)
             except UnreadableRegionError as error:
                 errors[position] = str(error)
         return errors
