@@ -31,7 +31,7 @@ class Notes(QuietProgress):
 def test_slides_that_do_not_fit_on_the_disk_fail_with_their_reason(cohort, undisturbed, tmp_path):
     with small_disk(tmp_path / "disk", n_bytes=4 * MIB) as disk:
         out = disk / "out"
-        filler = fill(disk, leave=200 * 1024)  # for outlines, tiles and tables, not for pictures
+        filler = fill(disk, leave=130 * 1024)  # for outlines, tiles and tables, not for pictures
         result = do(ExtractConfig, cohort, out, thumbnail_px=1280)
         assert len(result.record.failed) == 2
         for failure in result.record.failed:
