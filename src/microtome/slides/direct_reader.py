@@ -116,23 +116,19 @@ class DirectSlide(OpenSlideSlide):
         decode: Decode = "exact",
     ) -> None:
         """As of every slide; a region that is one whole tile of level 0 is decoded where it is wanted, not copied."""
-        index = self._whole_tile(box, out) if decode == "exact" else None
-        if index is None or not self._decode_into(index, box, out):
+        if decode != "exact" or not self._decode_whole(box, out):
             super().read_into(box, out, fill=fill, resample=resample, decode=decode)
 
-    def _whole_tile(self, box: Box, out: UInt8[np.ndarray, "h w 3"]) -> int | None:
-        """The tile of level 0 that a region is, where its pixels are wanted as they are; None otherwise."""
+    def _decode_whole(self, box: Box, out: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """Decode in place a region that is one whole tile of level 0, wanted as it is; False for any other."""
         plane = self._planes[0]
         as_it_is = self.view is None and out.shape == (box.height, box.width, 3) and out.flags.c_contiguous
         if plane is None or not as_it_is or self.best_level(box, box.size) != 0:
-            return None
-        return plane.whole_tile(box)
-
-    def _decode_into(self, index: int, box: Box, out: UInt8[np.ndarray, "h w 3"]) -> bool:
-        plane = self._planes[0]
-        self._file.check_open()
-        if plane is None:
             return False
+        index = plane.whole_tile(box)
+        if index is None:
+            return False
+        self._file.check_open()
         try:
             plane.decode_into(index, out, 1)
         except ForeignTileError:
