@@ -1,11 +1,13 @@
 """Inspection foresees what the run then says."""
 
 import csv
+import re
 import shutil
 
 import pytest
 
 from microtome.config import ExtractConfig, InspectConfig, RunConfig
+from microtome.errors import MicrotomeError
 from microtome.storage import QuietProgress
 from microtome.tasks.inspect import inspect
 from microtome.tasks.run import run
@@ -55,6 +57,31 @@ def test_a_good_cohort_has_no_problem_and_its_tiles_are_counted(cohort, tmp_path
         rows = list(csv.DictReader(file))
     assert [row["slide_id"] for row in rows] == ["sample-01", "sample-02"]
     assert [row["problem"] for row in rows] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"encoder": "uni", "weights": "none", "tile_mpp": 1.0},
+            r"1 µm/px.*'uni' was made for 0.5.*--allow-mpp-mismatch",
+        ),
+        ({"encoder": "titan"}, "'titan' cannot be loaded"),
+    ],
+)
+def test_what_the_run_refuses_before_any_slide_is_refused_in_the_same_words(cohort, tmp_path, settings, message):
+    common = {"slides": (str(cohort),), "quiet": True, **settings}
+    with pytest.raises(MicrotomeError, match=message) as foreseen:
+        inspect(InspectConfig(**common))
+    if settings["encoder"] == "titan":  # the other would fill 300 million parameters first
+        with pytest.raises(type(foreseen.value), match=re.escape(str(foreseen.value))):
+            run(ExtractConfig(out=tmp_path / "out", **common))
+
+
+def test_inspect_allows_what_the_run_allows(cohort):
+    common = {"slides": (str(cohort),), "quiet": True, "tile_mpp": 1.0, "tile_px": 64}
+    inspect(InspectConfig(encoder="uni", weights="none", allow_mpp_mismatch=True, **common))
+    inspect(InspectConfig(encoder="texture", **common))  # it has no weights that were made for a resolution
 
 
 def test_twins_are_named(cohort, tmp_path):

@@ -121,7 +121,12 @@ class Unavailable:
             WeightsError: Always.
         """
         del device, weights, precision, runtime
-        raise WeightsError(f"Encoder '{self.card.name}' cannot be loaded: {self.card.unavailable}")
+        raise refusal(self.card)
+
+
+def refusal(card: Card) -> WeightsError:
+    """The error of an encoder whose card says that it is ``unavailable``."""
+    return WeightsError(f"Encoder '{card.name}' cannot be loaded: {card.unavailable}")
 
 
 def layouts_of(*names: str) -> Callable[[], Sequence[Any]]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from microtome.encoders.base import Encoder
+from microtome.encoders.base import Card, Encoder
 from microtome.errors import ConfigError, EncoderError, ModalityError, SlideChangedError
 from microtome.features.bag import Plain
 from microtome.features.store import recipe_attributes
@@ -135,11 +135,17 @@ def check_mpp(what: str, encoder: Encoder, mpp: float | None, *, allow_mismatch:
     Raises:
         ConfigError: If it differs by more than 10 % and that is not allowed.
     """
-    if allow_mismatch or mpp is None or suits_mpp(encoder, mpp):
+    if encoder.weights_hash:
+        check_card_mpp(what, encoder.card, mpp, allow_mismatch=allow_mismatch)
+
+
+def check_card_mpp(what: str, card: Card, mpp: float | None, *, allow_mismatch: bool) -> None:
+    """The same before weights are loaded, of an encoder that has some; arguments and errors as in :func:`check_mpp`."""
+    if allow_mismatch or mpp is None or card.suits(mpp):
         return
-    made_for = ", ".join(f"{one:g}" for one in encoder.card.mpp)
+    made_for = ", ".join(f"{one:g}" for one in card.mpp)
     raise ConfigError(
-        f"Tiles of {what} are of {mpp:g} µm/px, but encoder '{encoder.card.name}' was made for {made_for} µm/px. Lay "
+        f"Tiles of {what} are of {mpp:g} µm/px, but encoder '{card.name}' was made for {made_for} µm/px. Lay "
         "them at such a resolution (--tile-mpp), or pass --allow-mpp-mismatch, which is recorded."
     )
 

@@ -18,7 +18,9 @@ import numpy as np
 from microtome.config import InspectConfig
 from microtome.encoders.base import Card
 from microtome.encoders.registry import read_card
+from microtome.encoders.zoo import refusal
 from microtome.errors import MicrotomeError
+from microtome.features.plan import check_card_mpp
 from microtome.geometry import Size
 from microtome.slides.base import Decode, Slide
 from microtome.slides.listing import SlideEntry
@@ -93,11 +95,13 @@ def inspect(config: InspectConfig, *, progress: Progress | None = None) -> Inspe
         with ``measure``, the forecast.
 
     Raises:
-        ConfigError: If a setting cannot be honoured.
+        ConfigError: If a setting cannot be honoured, tiles of another resolution than the encoder's among them.
+        WeightsError: If the encoder is one that cannot be loaded.
         CohortError: If no slide is found, or two have one slide_id.
     """
     card = read_card(config.encoder, weights=config.weights)
     method, grid = stages.tissue_method(config), stages.tile_grid(config, card)
+    _check_encoder(config, card, grid)
     entries, ignored = list_entries(config)
     shown = progress or open_progress(quiet=config.quiet)
     shown.start("inspect", len(entries))
@@ -114,6 +118,14 @@ def inspect(config: InspectConfig, *, progress: Progress | None = None) -> Inspe
     if config.csv is not None:
         write_inspection(config.csv, inspection)
     return inspection
+
+
+def _check_encoder(config: InspectConfig, card: Card, grid: stages.Grid) -> None:
+    """Refuse what the run will refuse before it looks at any slide, without loading weights."""
+    if card.unavailable:
+        raise refusal(card)
+    if card.layouts:  # it has weights
+        check_card_mpp("this grid", card, grid.mpp, allow_mismatch=config.allow_mpp_mismatch)
 
 
 def _look(
