@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_good_cohort_has_no_problem_and_its_tiles_are_counted(cohort, tmp_path
     ],
 )
 def test_what_the_run_refuses_before_any_slide_is_refused_in_the_same_words(cohort, tmp_path, settings, message):
-    common = {"slides": (str(cohort),), "quiet": True, **settings}
+    common: dict[str, Any] = {"slides": (str(cohort),), "quiet": True, **settings}
     with pytest.raises(MicrotomeError, match=message) as foreseen:
         inspect(InspectConfig(**common))
     if settings["encoder"] == "titan":  # the other would fill 300 million parameters first
@@ -79,7 +80,7 @@ def test_what_the_run_refuses_before_any_slide_is_refused_in_the_same_words(coho
 
 
 def test_inspect_allows_what_the_run_allows(cohort):
-    common = {"slides": (str(cohort),), "quiet": True, "tile_mpp": 1.0, "tile_px": 64}
+    common: dict[str, Any] = {"slides": (str(cohort),), "quiet": True, "tile_mpp": 1.0, "tile_px": 64}
     inspect(InspectConfig(encoder="uni", weights="none", allow_mpp_mismatch=True, **common))
     inspect(InspectConfig(encoder="texture", **common))  # it has no weights that were made for a resolution
 
