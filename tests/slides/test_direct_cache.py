@@ -148,3 +148,38 @@ def test_never_more_than_allowed_and_always_the_right_tile(order, room, expected
     assert cache.n_bytes == 0 or not expected
     if room >= 10:
         assert len(decode.decoded) == len(set(order))
+
+
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_whoever_waits_for_a_tile_gets_it_though_nobody_wants_it_afterwards(n_threads):
+    """All have counted their use before the first has decoded, so there is nothing left to keep the tile for."""
+    cache, uses = TileCache(100 * TILE_BYTES), np.array([n_threads])
+    decode = Decoder()
+
+    def slow(index):
+        while uses[0]:  # until everybody has asked
+            threading.Event().wait(0.001)
+        return decode(index)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        tiles = list(pool.map(lambda _: cache.fetch("a", 0, uses, slow), range(n_threads)))
+    assert decode.decoded == [0]
+    assert all((tile == 0).all() for tile in tiles)
+    assert cache.n_bytes == 0
+
+
+def test_a_failure_of_one_thread_is_not_that_of_another():
+    cache, uses, calls = TileCache(100 * TILE_BYTES), np.array([2]), []
+
+    def first_fails(index):
+        calls.append(index)
+        while uses[0]:
+            threading.Event().wait(0.001)
+        if len(calls) == 1:
+            raise OSError("gone")
+        return np.full((4, 4, 3), index, np.uint8)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(cache.fetch, "a", 0, uses, first_fails) for _ in range(2)]
+    errors = [r.exception() for r in results]
+    assert sorted(type(e).__name__ for e in errors) == ["NoneType", "OSError"]

@@ -3,11 +3,19 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 Tile = UInt8[np.ndarray, "h w 3"]
+
+
+class _Decoding:
+    """A tile that one thread decodes and others wait for."""
+
+    def __init__(self) -> None:
+        self.done, self.tile = threading.Event(), cast("Tile | None", None)
 
 
 class TileCache:
@@ -24,7 +32,7 @@ class TileCache:
         self.max_bytes, self._n_bytes = max_bytes, 0
         self._promised: dict[tuple[Hashable, int], Tile] = {}
         self._recent: OrderedDict[tuple[Hashable, int], Tile] = OrderedDict()
-        self._pending: dict[tuple[Hashable, int], threading.Lock] = {}
+        self._pending: dict[tuple[Hashable, int], _Decoding] = {}
         self._lock = threading.Lock()
 
     @property
@@ -58,33 +66,28 @@ class TileCache:
             Exception: Whatever ``decode`` raises.
         """
         key = (plane, index)
-        left: int | None = None
-        if uses is not None:
-            with self._lock:
-                left = max(0, int(uses[index]) - 1)
+        with self._lock:  # one hold for counting and looking: whoever has counted either has the tile or waits for it
+            left = None if uses is None else max(0, int(uses[index]) - 1)
+            if uses is not None:
                 uses[index] = left
-        while True:
-            with self._lock:
-                tile = self._find(key, left)
-                if tile is not None:
-                    return tile
-                pending = self._pending.get(key)
-                if pending is None:
-                    mine = self._pending[key] = threading.Lock()
-                    mine.acquire()  # others wait for it until the tile is there
-                    break
-            with pending:
-                pass
-        tile = None
+            tile = self._find(key, left)
+            if tile is not None:
+                return tile
+            pending = self._pending.get(key)
+            if pending is None:
+                mine = self._pending[key] = _Decoding()
+        if pending is not None:
+            pending.done.wait()
+            return decode(index) if pending.tile is None else pending.tile  # None: the other's attempt failed
         try:
-            tile = decode(index)
-            return tile
+            mine.tile = decode(index)
+            return mine.tile
         finally:
             with self._lock:
                 del self._pending[key]
-                if tile is not None:
-                    self._keep(key, tile, uses)
-            mine.release()
+                if mine.tile is not None:
+                    self._keep(key, mine.tile, uses)
+            mine.done.set()
 
     def forget(self, plane: Hashable) -> None:
         """Let go of a plane's tiles."""
@@ -105,7 +108,7 @@ class TileCache:
         return tile
 
     def _keep(self, key: tuple[Hashable, int], tile: Tile, uses: Int[np.ndarray, " n"] | None) -> None:
-        if uses is not None and uses[key[1]] == 0:  # others may have come by while it was decoded
+        if uses is not None and uses[key[1]] == 0:  # whoever still wanted it waits for this one
             return
         while self._recent and self._n_bytes + tile.nbytes > self.max_bytes:
             self._n_bytes -= self._recent.popitem(last=False)[1].nbytes
