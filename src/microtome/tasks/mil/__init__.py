@@ -1,0 +1,1 @@
+"""Models on bags of features: nested cross-validation, fitting, predicting, explaining."""
