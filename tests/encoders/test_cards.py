@@ -265,7 +265,7 @@ def test_unknown_names_are_answered_with_what_there_is(name, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("prostate-small:norm=slide", "look at its tiles"), ("prostate-small:avg,avg", "twice")]
+    ("name", "words"), [("prostate-small:norm=half,norm=half", "twice"), ("prostate-small:avg,avg", "twice")]
 )
 def test_choices_that_cannot_be_honoured(name, words):
     with pytest.raises(ConfigError, match=words):

@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int, Shaped
 
 MPP_TOLERANCE = 0.1
 """Share by which the resolution of tiles may differ from what an encoder was made for."""
@@ -117,6 +118,19 @@ class Card:
         return not self.mpp or any(abs(mpp / made_for - 1) <= MPP_TOLERANCE for made_for in self.mpp)
 
 
+@runtime_checkable
+class SlideTilesToMeasure(Protocol):
+    """The tiles of one slide, as every source of tiles has them."""
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        ...
+
+    def read(self, rows: Int[np.ndarray, " n"]) -> Any:  # noqa: ANN401 - a batch; its class lives elsewhere
+        """Read some: an object with ``images`` (n h w c) and ``readable`` (n)."""
+        ...
+
+
 class Encoder(ABC):
     """Tiles to vectors. The result for a tile never depends on the others in its batch.
 
@@ -130,6 +144,7 @@ class Encoder(ABC):
         concurrent: Whether :meth:`encode` may be called from several threads at once and is faster so, as code on
             the CPU is that runs in one thread and lets go of the interpreter.
         takes: Dtype and number of channels of the tiles that it takes.
+        measured: What :meth:`for_slide` found on the slide, kept with its features.
     """
 
     card: Card
@@ -139,6 +154,11 @@ class Encoder(ABC):
     weights_origin: str = ""
     concurrent: bool = False
     takes: tuple[str, int] = ("uint8", 3)
+    measured: Mapping[str, Any] = MappingProxyType({})
+
+    def for_slide(self, tiles: SlideTilesToMeasure) -> "Encoder":
+        """The encoder for the tiles of one slide: itself, unless it looks at the slide first."""
+        return self
 
     @abstractmethod
     def encode(self, images: Shaped[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n d"]:

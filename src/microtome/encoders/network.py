@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -19,6 +20,8 @@ from microtome.encoders.published import Published
 from microtome.encoders.runtime import Runtime, Wanted, make_runtime, resolve_runtime
 from microtome.errors import EncoderOutputError, ModalityError, WeightsError
 from microtome.storage import digest
+
+EncoderT = TypeVar("EncoderT", bound=Encoder)
 
 
 class NetworkEncoder(Encoder):
@@ -145,9 +148,17 @@ class NetworkEncoder(Encoder):
 
 
 def load_published(published: Published, wanted: Wanted, *, weights: str | Path | None) -> NetworkEncoder:
+    """As :func:`load_weighted`, for encoders that need not look at a slide first."""
+    return load_weighted(NetworkEncoder, published, wanted, weights=weights)
+
+
+def load_weighted(
+    kind: Callable[..., EncoderT], published: Published, wanted: Wanted, *, weights: str | Path | None
+) -> EncoderT:
     """Build a published encoder's network, give it weights, and make an encoder of it.
 
     Args:
+        kind: Class of the encoder.
         published: Which.
         wanted: Where to run it, in which precision, with which runtime.
         weights: A file; ``"none"`` to fill the network by rule; None for the published weights.
@@ -173,7 +184,7 @@ def load_published(published: Published, wanted: Wanted, *, weights: str | Path 
                 f"{card.sha256}. Delete it to download it again; to use it as it is, pass --weights {path}."
             )
         origin = "published" if weights is None or card.sha256 == weights_hash else "file"
-    return NetworkEncoder(
+    return kind(
         replace(published, card=card),
         network,
         wanted=wanted,

@@ -6,7 +6,7 @@ Needs no torch until it is loaded, so that a family of cards is quick to import.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from microtome.encoders.base import Card, Encoder
 
@@ -38,6 +38,7 @@ class Published:
         channels: Of the tiles that it takes.
         sees: Channels of what the network sees.
         square_only: Whether oblong tiles are refused, as the card cannot say what the published transform does to them.
+        norm: Whether tiles are normalised by the card's mean and standard deviation, or by those of their slide.
         preprocess: Takes the card and the tiles' height and width, makes what stands before the network: a module from
             (n, h, w, c) of the tiles' dtype to float32 (n, c, H, W). None for the
             :class:`microtome.encoders.preprocess.Preprocess` that the card describes.
@@ -54,6 +55,7 @@ class Published:
     channels: int = 3
     sees: int = 3
     square_only: bool = False
+    norm: Literal["card", "slide"] = "card"
     preprocess: Callable[[Card, tuple[int, int]], Any] | None = None
 
     def load(self, *, device: str, weights: str | Path | None, precision: str | None, runtime: str = "auto") -> Encoder:
@@ -70,9 +72,15 @@ class Published:
             WeightsError: If the weights cannot be had, read or made to fit.
         """
         from microtome.encoders.hardware import Wanted
+
+        wanted = Wanted(device, precision, runtime)
+        if self.norm == "slide":
+            from microtome.encoders.slide_norm import load_slide_norm
+
+            return load_slide_norm(self, wanted, weights=weights)
         from microtome.encoders.network import load_published
 
-        return load_published(self, Wanted(device, precision, runtime), weights=weights)
+        return load_published(self, wanted, weights=weights)
 
 
 @dataclass(frozen=True)

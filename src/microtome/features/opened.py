@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class Opened:
     Attributes:
         slide_id: Name of the output.
         source: Its tiles.
+        encoder: What encodes them.
         plan: What is to be written.
         writer: Takes what is encoded.
         path: The file to be.
@@ -56,6 +57,7 @@ class Opened:
 
     slide_id: str
     source: TileSource
+    encoder: Encoder
     plan: BagPlan
     writer: BagWriter
     path: Path
@@ -197,6 +199,8 @@ class Opener:
                     claim = undo.enter_context(Claim(path))
                     there = self._finished(job.slide_id, wanted)  # in the meantime
                 if there is None:
+                    encoder = self.encoder.for_slide(source)
+                    plan = replace(plan, attrs={**plan.attrs, **encoder.measured})
                     writer = undo.enter_context(self.store.create(job.slide_id, plan))
                     held = undo.pop_all()
             if there is not None:
@@ -211,6 +215,7 @@ class Opener:
         return Opened(
             job.slide_id,
             source,
+            encoder,
             plan,
             writer,
             path,

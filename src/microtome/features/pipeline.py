@@ -107,7 +107,7 @@ class Pipeline:
         stop: threading.Event | None = None,
         close_sources: bool = True,
     ) -> None:
-        self._encoder, self._store, self._options, self._progress = encoder, store, options, progress
+        self._store, self._options, self._progress = store, options, progress
         self._stop = threading.Event() if stop is None else stop
         self._halt = threading.Event()
         self._workers = options.workers or cpu_count() or 1
@@ -277,7 +277,7 @@ class Pipeline:
         stand_in = images[int(np.flatnonzero(readable)[0])]
         for position in [*np.flatnonzero(~readable), *range(n, len(images))]:
             images[position] = stand_in
-        features = _checked(self._encoder.encode(images), self._encoder.card.name, (len(images), dim))
+        features = _checked(slide.encoder.encode(images), slide.encoder.card.name, (len(images), dim))
         kept: Float32[np.ndarray, "k d"] = features[:n][readable]  # copied: the encoder may reuse its memory
         return kept
 

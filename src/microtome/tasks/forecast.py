@@ -174,8 +174,9 @@ def _time_apart(work: Work, encoder: Encoder, n_bytes: Sequence[int]) -> _Speeds
                 began = time.perf_counter()
                 images = source.read(rows).images
                 decode += time.perf_counter() - began
+                measured = encoder.for_slide(source)
             began = time.perf_counter()
-            encoder.encode(images)
+            measured.encode(images)
             encode += time.perf_counter() - began
             # the share of the file that a tile costs: what the tissue's part of level 0 holds
             area = float((tiles.boxes[:, 2] * tiles.boxes[:, 3]).mean()) / slide.size.area

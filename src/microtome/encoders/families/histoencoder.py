@@ -2,8 +2,7 @@
 
 ``prostate-small:blocks=3,avg``: token 0 after each of the last ``blocks`` blocks, and with ``avg`` the mean of the
 patch tokens. ``norm`` says by which mean and standard deviation tiles are normalised: ``imagenet`` (default), ``half``,
-or ``slide``, what the original does by default: that of each slide's own tiles. An encoder sees one batch at a time,
-and the vector of a tile must not hang on the others in it; so ``slide`` is refused until slides are measured first.
+or ``slide``, what the original does by default: that of each slide's own tiles, measured before they are encoded.
 """
 
 from dataclasses import replace
@@ -15,7 +14,7 @@ from microtome.encoders.published import Published, by_name
 from microtome.encoders.zoo import HALF, IMAGENET, RESEARCH, published, resized
 from microtome.errors import ConfigError, UnknownEncoderError
 
-_NORMS = {"imagenet": IMAGENET, "half": HALF}
+_NORMS = {"imagenet": IMAGENET, "half": HALF, "slide": ((), ())}
 _NETWORKS = {"prostate-small": "xcit_small_12_p16_224", "prostate-medium": "xcit_medium_24_p16_224"}
 _BLOCKS = {"prostate-small": 14, "prostate-medium": 26}
 
@@ -38,7 +37,7 @@ def _encoder(name: str, *, dim: int, url: str, parameters: float) -> Published:
             trained_on=("unknown: 48 M prostate tiles",),
             intended_use=RESEARCH,
             parameters=parameters,
-            variants=("blocks=N", "avg", "norm=imagenet", "norm=half"),
+            variants=("blocks=N", "avg", "norm=imagenet", "norm=half", "norm=slide"),
             aliases=(name.replace("-", "_"),),
             unconfirmed=(
                 "normalisation (the original takes each slide's own mean and standard deviation)",
@@ -95,7 +94,7 @@ def find(name: str) -> Published:
         dim=dim,
         layout_names=card.layouts,
     )
-    return published(card, network, square_only=True)
+    return published(card, network, square_only=True, norm="slide" if norm == "slide" else "card")
 
 
 def _read_choices(name: str, base: str, said: str) -> tuple[int, bool, str]:
@@ -105,16 +104,11 @@ def _read_choices(name: str, base: str, said: str) -> tuple[int, bool, str]:
         if key in choices:
             raise ConfigError(f"{name!r} says {key} twice. Say it once.")
         choices[key] = value
-    if choices.get("norm") == "slide":
-        raise ConfigError(
-            f"{name!r}: normalising by each slide's own mean and standard deviation needs a look at its tiles before "
-            "the encoder runs, which is not there yet. Choose norm=imagenet or norm=half, which differ from it."
-        )
     blocks, norm = choices.get("blocks", "1"), choices.get("norm", "imagenet")
     fine = choices.keys() <= {"blocks", "avg", "norm"} and not choices.get("avg") and norm in _NORMS
     if not fine or not blocks.isdecimal() or not 1 <= int(blocks) <= _BLOCKS[base]:
         raise UnknownEncoderError(
-            f"No encoder goes by {name!r}. '{base}' takes blocks=1 to blocks={_BLOCKS[base]}, avg, and norm=imagenet "
-            f"or norm=half, joined with commas: {base}:blocks=2,avg."
+            f"No encoder goes by {name!r}. '{base}' takes blocks=1 to blocks={_BLOCKS[base]}, avg, and norm=imagenet, "
+            f"norm=half or norm=slide, joined with commas: {base}:blocks=2,avg."
         )
     return int(blocks), "avg" in choices, norm
