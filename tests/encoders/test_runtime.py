@@ -251,6 +251,36 @@ def test_tiles_are_staged_in_pinned_memory_for_gpus(monkeypatch):
     np.testing.assert_array_equal(staged.numpy(), TILES[::2])
 
 
+@pytest.mark.parametrize(
+    ("per_tile", "overhead", "free", "batch"),
+    [(10, 0, 2_000, 128), (10, 300, 2_000, 32), (10, 0, 10**9, 512), (1_000, 0, 2_000, 1), (10**6, 0, 2_000, 1)],
+)
+def test_a_batch_fills_a_gpu_but_not_to_the_brim(monkeypatch, per_tile, overhead, free, batch):
+    """Two batches are there at once; a fifth is left; overhead of the probe counts as if every eight tiles had it."""
+    runtime, tried = Staged(small(), "bf16"), []
+
+    def run(images):
+        tried.append(images.shape)
+
+    monkeypatch.setattr(runtime, "run", run)
+    for name, value in {
+        "synchronize": lambda _: None,
+        "memory_allocated": lambda _: 7_000,
+        "reset_peak_memory_stats": lambda _: None,
+        "max_memory_allocated": lambda _: 7_000 + overhead + per_tile * tried[-1][0],
+        "mem_get_info": lambda _: (2 * free, 10**12),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    assert runtime.batch_for((24, 20, 3)) == batch
+    assert tried == [(1, 24, 20, 3), (8, 24, 20, 3)]
+    assert runtime.batch_for((24, 20, 3)) == batch
+    assert len(tried) == 2, "measured once"
+
+
+def test_on_a_processor_nothing_is_measured():
+    assert on_cpu(small()).batch_for((24, 20, 3)) == 64
+
+
 def test_low_precision_on_gpus_is_autocast_and_fp32_switches_tf32_off(monkeypatch):
     asked = []
 

@@ -305,7 +305,7 @@ def test_ctrl_c_ends_cleanly_and_the_rerun_completes(finished, cohort, tmp_path)
     while not (out / "tiles" / "sample-01.h5").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=240)
     if process.returncode != 0:  # it may have been quicker than the signal
         assert process.returncode == 130, stderr
         assert "Traceback" not in stderr

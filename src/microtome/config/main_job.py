@@ -164,7 +164,8 @@ class EncoderOptions(Options):
         device: auto, cpu, cuda, cuda:0, mps. Several of one kind, cuda:0,cuda:1, get a process each and share slides.
         precision: fp32, bf16 or fp16; None for what is best on the device.
         runtime: What runs networks: torch, openvino (CPUs; an extra) or auto, the faster one.
-        batch_size: Tiles per batch. One that does not fit into a GPU's memory is halved there until it does.
+        batch_size: Tiles per batch; None for 64, and on a GPU for as many as fit, as far as memory holds them. A batch
+            that does not fit into a GPU's memory is halved there until it does.
         memory: Budget for decoded tiles in flight, for example 512M or 2G.
         n_tiles: Draw at most this many tiles of each slide; None for all.
         seed: Decides drawn tiles, clusters and UMAP.
@@ -178,7 +179,7 @@ class EncoderOptions(Options):
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     runtime: Literal["auto", "torch", "openvino"] = "auto"
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     memory: str = "512M"
     n_tiles: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
 
+USUAL_BATCH = 64
+"""Tiles per batch where the device does not say otherwise."""
+
 MPP_TOLERANCE = 0.1
 """Share by which the resolution of tiles may differ from what an encoder was made for."""
 
@@ -174,6 +177,14 @@ class Encoder(ABC):
             ModalityError: If dtype or channels are not what the encoder takes.
             EncoderOutputError: If NaN or infinity came out.
         """
+
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """Tiles per batch that suit the device.
+
+        Args:
+            tile_shape: Height, width and channels of the tiles.
+        """
+        return USUAL_BATCH
 
     @property
     def runtime_note(self) -> str:

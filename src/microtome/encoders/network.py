@@ -112,6 +112,10 @@ class NetworkEncoder(Encoder):
             )
         return features
 
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """On a GPU as many tiles as fit into its memory, which is measured once."""
+        return self._runtime_for((tile_shape[0], tile_shape[1])).batch_for(tile_shape)
+
     def _check(self, images: Shaped[np.ndarray, "..."]) -> None:
         dtype, channels = self._published.dtype, self._published.channels
         if images.ndim == 4 and images.shape[-1] == channels and images.dtype == dtype:

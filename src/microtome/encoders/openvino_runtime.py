@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float32, Shaped
 from torch import Tensor, nn
 
+from microtome.encoders.base import USUAL_BATCH
 from microtome.encoders.compiled_cache import cache_path, read_compiled, write_compiled
 from microtome.encoders.drift import MIN_COSINE, random_tiles
 from microtome.encoders.hardware import cpu_flags, runtime_version, usable_cores
@@ -86,6 +87,10 @@ class OpenVinoRuntime:
                 self._check(TorchRuntime(network, preprocess, device="cpu", precision="fp32"), tiles)
             for graph in self._graphs:
                 graph.keep()
+
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """The usual number: a processor gains nothing by more."""
+        return USUAL_BATCH
 
     def run(self, images: Shaped[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n d"]:
         """Compute the vectors of a batch; see :class:`microtome.encoders.runtime.Runtime`."""

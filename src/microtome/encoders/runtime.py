@@ -48,6 +48,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """Tiles per batch that suit the device; arguments as in :meth:`microtome.encoders.base.Encoder.batch_for`."""
+        ...
+
 
 def make_runtime(
     network: nn.Module,

@@ -112,6 +112,10 @@ class SlideNormEncoder(Encoder):
         encoder.measured = {"slide_mean": list(card.mean), "slide_std": list(card.std)}
         return encoder
 
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """As of the network."""
+        return self._any.batch_for(tile_shape)
+
     def encode(self, images: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "n d"]:
         """Refuse: the tiles of one batch do not say what their slide is like.
 

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float32, Shaped
 from torch import Tensor, nn
 
+from microtome.encoders.base import USUAL_BATCH
 from microtome.encoders.hardware import runtime_version, usable_cores
 from microtome.errors import ConfigError, EncoderError, EncoderOutputError
 
 # Tiles that a CPU takes at once: activations of more fall out of its caches (ResNet18 bf16: 85 per CPU-second in
 # sixteens, 65 in sixty-fours).
 _CPU_TILES = 16
+_PROBED, _MOST_TILES = 8, 512
 _GPU_CALLS = 2  # batches on their way to a GPU at once: one computes while the other is copied into pinned memory
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32_OFF = threading.Lock()  # the switch belongs to the process
@@ -51,6 +53,8 @@ class TorchRuntime:
         self._network = placed(network, self._device, self._weights_dtype, channels_last=self._channels_last)
         self._preprocess = placed(preprocess, self._device, torch.float32, channels_last=False)
         self._most: int | None = _CPU_TILES if on_cpu else None
+        self._suited: dict[tuple[int, int, int], int] = {}
+        self._measuring = threading.Lock()
         self._turns = threading.BoundedSemaphore(_GPU_CALLS) if self.concurrent else nullcontext()
         if on_cpu and torch.get_num_threads() > usable_cores():  # torch counts cores that a container may not use
             torch.set_num_threads(usable_cores())
@@ -67,6 +71,26 @@ class TorchRuntime:
                 f"The network gave {tuple(features.shape)} for {len(images)} tiles and not one vector per tile."
             )
         return features.numpy()
+
+    def batch_for(self, tile_shape: tuple[int, int, int]) -> int:
+        """Tiles per batch: on a GPU as many as fit, found by running one tile and a few; else the usual number."""
+        if self._device.type != "cuda":
+            return USUAL_BATCH
+        with self._measuring:
+            if tile_shape not in self._suited:
+                one, few = (self._peak_bytes((n, *tile_shape)) for n in (1, _PROBED))
+                free, _ = torch.cuda.mem_get_info(self._device)
+                self._suited[tile_shape] = batch_that_fits(one, few, free // _GPU_CALLS)
+            return self._suited[tile_shape]
+
+    def _peak_bytes(self, shape: tuple[int, ...]) -> int:
+        """Memory of the GPU that a batch takes at its peak, beyond what is taken already."""
+        images = np.zeros(shape, np.uint8 if shape[-1] == 3 else np.uint16)
+        torch.cuda.synchronize(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.run(images)
+        return int(torch.cuda.max_memory_allocated(self._device)) - before
 
     def _stage(self, images: Shaped[np.ndarray, "n h w c"]) -> Shaped[Tensor, "n h w c"]:
         """The pixels in memory that the device copies from by itself; on CPUs where they are, if that can be."""
@@ -128,6 +152,23 @@ class TorchRuntime:
         if self._device.type == "cpu":  # all of the network is in that precision
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
+
+
+def batch_that_fits(one: int, few: int, free: int) -> int:
+    """Tiles of which a batch fits into memory with a fifth to spare: a power of two, at most 512.
+
+    Args:
+        one: Bytes that one tile takes at the peak.
+        few: Bytes that eight tiles take.
+        free: Bytes that there are for a batch.
+
+    Example:
+        >>> batch_that_fits(100, 800, 20_000)
+        128
+    """
+    per_tile = max(1, (few - one) / (_PROBED - 1), few / _PROBED)  # kernels may round up: never the kinder guess
+    fits = int(0.8 * free / per_tile)
+    return min(_MOST_TILES, 1 << max(0, fits.bit_length() - 1)) if fits else 1
 
 
 def has_overlapping_convolutions(network: nn.Module) -> bool:

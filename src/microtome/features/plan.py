@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,8 @@ class ExtractOptions:
     """How features are extracted.
 
     Attributes:
-        batch_size: Tiles per batch. Every batch has this shape, the last one of a slide is padded.
+        batch_size: Tiles per batch; None for what suits the encoder, within the memory. Every batch has this shape, the
+            last one of a slide is padded.
         workers: Threads that decode; None for one per core.
         encoder_threads: Threads that encode; None for as many as workers where the encoder says that it gains by it,
             else the caller's own.
@@ -42,7 +44,7 @@ class ExtractOptions:
         allow_mpp_mismatch: Take tiles whose resolution is not what the encoder was made for; that is recorded.
     """
 
-    batch_size: int = 64
+    batch_size: int | None = None
     workers: int | None = None
     encoder_threads: int | None = None
     memory_bytes: int = 512 * MIB
@@ -150,6 +152,12 @@ def check_card_mpp(what: str, card: Card, mpp: float | None, *, allow_mismatch: 
     )
 
 
+def batch_that_suits(source: TileSource, encoder: Encoder, memory_bytes: int) -> int:
+    """Tiles per batch where nobody says it: what the encoder likes, while memory holds four such batches."""
+    tile_bytes = prod(source.tile_shape) * source.dtype.itemsize
+    return max(1, min(encoder.batch_for(source.tile_shape), memory_bytes // (4 * tile_bytes)))
+
+
 def plan_bag(
     slide_id: str, source: TileSource, encoder: Encoder, options: ExtractOptions
 ) -> tuple[BagPlan, dict[str, object]]:
@@ -187,7 +195,7 @@ def plan_bag(
         boxes=np.asarray(source.boxes, np.int64)[rows].reshape(-1, 4),
         dim=card.dim,
         dtype=options.dtype,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or batch_that_suits(source, encoder, options.memory_bytes),
         attrs=_file_attributes(slide_id, source, encoder, recipe),
         coords_attrs=_coords_attributes(slide_id, source, recipe),
         columns={name: column[rows] for name, column in _columns(source).items()},
