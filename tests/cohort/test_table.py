@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microtome.cohort import MISSING, Cohort, CohortSlide, read_cohort
+from microtome.cohort import MISSING, Cohort, CohortSlide, read_cohort, write_cohort
 from microtome.errors import CohortError, ConfigError, DuplicateSlideError
 
 
@@ -221,3 +221,50 @@ def test_tables_of_other_software(
 def test_a_real_table_of_patients_is_no_table_of_slides(shared: Path) -> None:
     with pytest.raises(CohortError, match="no column slide_id"):
         read_cohort(shared / "data" / "labels" / "clam" / "task_1" / "splits_0.csv")
+
+
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z"), exclude_characters="\ufeff"), min_size=1
+)
+
+
+@given(
+    labels=st.lists(st.none() | TEXT.filter(lambda t: t not in MISSING), min_size=1, max_size=6),
+    mpp=st.none() | st.floats(0.1, 2),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_written_cohort_comes_back(tmp_path_factory, labels, mpp):
+    slides = tuple(
+        CohortSlide(f"s{i}", f"p{i // 2}", Path(f"/slides/{i}.svs"), mpp, labels={"y, or n": label, "z": "x"})
+        for i, label in enumerate(labels)
+    )
+    path = tmp_path_factory.mktemp("written") / "cohort.csv"
+    write_cohort(path, Cohort(slides, ("y, or n", "z")))
+    again = read_cohort(path)
+    tidy = {label: label for label in labels}
+    if all(_is_number(label) for label in labels if label is not None):  # 1.0 is read as 1
+        tidy = {label: again.slides[i].labels["y, or n"] for i, label in enumerate(labels)}
+    assert [s.labels["y, or n"] for s in again.slides] == [tidy[label] for label in labels]
+    for name in ("slide_id", "patient_id", "path", "mpp", "biopsy_id"):
+        assert [getattr(s, name) for s in again.slides] == [getattr(s, name) for s in slides]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_cohort_that_would_be_read_as_another_is_not_written(tmp_path: Path) -> None:
+    def cohort(column: str, label: str) -> Cohort:
+        return Cohort((CohortSlide("s", "p", labels={column: label}),), (column,))
+
+    for column in ("Patient", "slide_id", "mpp", ""):
+        with pytest.raises(CohortError, match="name of a column of slides"):
+            write_cohort(tmp_path / "c.csv", cohort(column, "x"))
+    for label in ("NA", "", " x"):
+        with pytest.raises(CohortError, match="would be read as something else"):
+            write_cohort(tmp_path / "c.csv", cohort("y", label))
+    assert not list(tmp_path.iterdir())

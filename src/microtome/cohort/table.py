@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from microtome.errors import CohortError, ConfigError, DuplicateSlideError
-from microtome.storage import safe_name
+from microtome.storage import safe_name, write_text
 
 SLIDE_COLUMNS = ("slide_id", "path", "patient_id", "biopsy_id", "mpp")
 """Columns with a meaning of their own; every other column is a label."""
@@ -187,6 +187,34 @@ def read_cohort(path: str | Path, *, columns: Mapping[str, str] | None = None) -
     return Cohort(tuple(slides), label_columns)
 
 
+def write_cohort(path: str | Path, cohort: Cohort) -> None:
+    """Write a cohort as CSV, whole; :func:`read_cohort` reads the same again.
+
+    Columns that nothing is known of are left out, and relative paths become absolute. In a label column of numbers
+    alone, ``1.0`` comes back as ``1``.
+
+    Raises:
+        CohortError: If a label column has the name of another column, or a label would be read as missing.
+    """
+    known = [name for name in SLIDE_COLUMNS if any(getattr(slide, name) is not None for slide in cohort.slides)]
+    clash = [n for n in cohort.label_columns if SYNONYMS.get(n.casefold(), n.casefold()) in SLIDE_COLUMNS or not n]
+    if clash:
+        raise CohortError(f"The label column {clash[0]!r} has the name of a column of slides. Rename it.")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*known, *cohort.label_columns])
+    for slide in cohort.slides:
+        for column, label in slide.labels.items():
+            if label is not None and (label in MISSING or label != label.strip()):
+                raise CohortError(f"Slide {slide.slide_id!r}: {label!r} in {column!r} would be read as something else.")
+        cells = {name: getattr(slide, name) for name in known}
+        if slide.path is not None:
+            cells["path"] = _plain(slide.path)
+        cells |= {column: slide.labels[column] for column in cohort.label_columns}
+        writer.writerow("" if cell is None else cell for cell in cells.values())
+    write_text(Path(path), text.getvalue())
+
+
 def _read_slide(path: Path, line: int, cells: Mapping[str, str], labels: Mapping[str, str | None]) -> CohortSlide:
     slide_id = cells["slide_id"]
     for name in ("slide_id", "patient_id"):
@@ -287,25 +315,42 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     Raises:
         CohortError: If it is no table, or a row has another number of cells than the header.
     """
-    text = _read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
     header: list[str] = []
     rows = []
-    try:
-        for line in reader:
-            cells = [cell.strip() for cell in line]
-            if not any(cells):
-                continue
-            if not header:
-                header = _checked_header(path, cells)
-                continue
-            rows.append((reader.line_num, _named(path, reader.line_num, header, cells)))
-    except csv.Error as error:
-        raise CohortError(f"'{path}', line {reader.line_num}: no table can be read ({error}).") from error
+    for line, cells in read_cells(path):
+        if not header:
+            header = _checked_header(path, cells)
+            continue
+        rows.append((line, _named(path, line, header, cells)))
     if not rows:
         what = "has a header but no slides" if header else "is empty"
         raise CohortError(f"Cohort table '{path}' {what}. Write one row per slide below a header with slide_id.")
     return [name for name in header if name], rows
+
+
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Cells of a text table as they stand, without spaces around them: the header, if any, is a row like the others.
+
+    Args:
+        path: CSV (comma or semicolon) or TSV, UTF-8 with or without a byte-order mark.
+
+    Returns:
+        The line on which a row ends, and its cells; empty rows are left out.
+
+    Raises:
+        CohortError: If the file is absent or no text table.
+    """
+    text = _read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
+    rows = []
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise CohortError(f"'{path}', line {reader.line_num}: no table can be read ({error}).") from error
+    return rows
 
 
 def _named(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
