@@ -46,7 +46,9 @@ says what, where, what was got, and what to do.
     │   ├── ConversionError (RuntimeError)       a network that a runtime cannot take, or computes wrongly
     │   └── EncoderOutputError (ValueError)      NaN or a wrong shape came out
     ├── WorkerError (RuntimeError)               processes of a job died
+    ├── TrainingError (ArithmeticError)          a loss, a gradient or a weight is no longer finite
     ├── EvaluationError (ValueError)             labels and results that cannot be compared
+    ├── AttributionError (RuntimeError)          what tiles add to a logit cannot be told exactly enough
     └── OutputError
         ├── RecipeMismatchError                  the file there was made with other settings
         ├── MissingOutputError (KeyError)        nothing is there under this name
@@ -220,8 +222,16 @@ class WorkerError(MicrotomeError, RuntimeError):
     """All processes of a job died."""
 
 
+class TrainingError(MicrotomeError, ArithmeticError):
+    """A loss, a gradient or a weight is no longer finite."""
+
+
 class EvaluationError(MicrotomeError, ValueError):
     """Labels and results cannot be compared as they are."""
+
+
+class AttributionError(MicrotomeError, RuntimeError):
+    """What the tiles add to a logit does not sum up to the logit."""
 
 
 class OutputError(MicrotomeError):

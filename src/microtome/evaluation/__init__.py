@@ -1,1 +1,1 @@
-"""How good results are: agreement with labels and outlines."""
+"""How good results are: agreement with labels and outlines, with intervals by patient. Needs no torch."""
