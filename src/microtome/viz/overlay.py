@@ -117,7 +117,7 @@ def label_map(
         return winner
     if labels.min() < 0:
         raise ConfigError(f"A label must be at least 0. Got {int(labels.min())}.")
-    edges, seen = _pixel_edges(shape, frame_box, boxes)
+    edges, seen = pixel_edges(shape, frame_box, boxes)
     for label in np.unique(labels[seen]):
         votes = _count_cover(shape, edges[seen & (labels == label)])
         more = votes > best
@@ -141,7 +141,7 @@ def _scale(shape: tuple[int, int], frame_box: Box) -> Float64[np.ndarray, " 2"]:
     return np.array([shape[1] / frame_box.width, shape[0] / frame_box.height])
 
 
-def _pixel_edges(
+def pixel_edges(
     shape: tuple[int, int], frame_box: Box, boxes: Int[np.ndarray, "n 4"]
 ) -> tuple[Int64[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
     """Left, top, right and bottom pixel edges of each tile, clipped; and whether it is in the frame."""
@@ -171,7 +171,7 @@ def _closed_ends(boxes: Int[np.ndarray, "n 4"]) -> Int64[np.ndarray, "n 2"]:
 def _draw_tiles(image: UInt8[np.ndarray, "h w 3"], frame_box: Box, boxes: Int[np.ndarray, "n 4"]) -> None:
     """Outline tiles in place; tint them where lines would leave nothing between."""
     shape = (image.shape[0], image.shape[1])
-    edges, seen = _pixel_edges(shape, frame_box, boxes)
+    edges, seen = pixel_edges(shape, frame_box, boxes)
     color = np.array(TILE_COLOR)
     if float((boxes[:, 2:] * _scale(shape, frame_box)).min()) < _GRID_MIN_PX:
         inside = _count_cover(shape, edges[seen]) > 0
