@@ -46,7 +46,7 @@ class Meanwhile(QuietProgress):
     def __init__(self, stage, action, *, at_tiles=False):
         self.stage, self.action, self.at_tiles, self.now = stage, action, at_tiles, ""
 
-    def start(self, stage, total):
+    def start(self, stage, total, unit="slides"):
         self.now = stage
         if not self.at_tiles:
             self._act()

@@ -71,7 +71,7 @@ def test_a_truncated_table_is_named_before_any_slide_is_touched(cohort, undistur
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_damaged_during_a_run_does_not_end_it(cohort, finished, name):
     class Spoiling(QuietProgress):
-        def start(self, stage, total):
+        def start(self, stage, total, unit="slides"):
             if stage == "tiles":
                 (finished / name).write_text("sep=;\nsaved by a spreadsheet;;;")
 
@@ -107,7 +107,7 @@ def test_saved_tiles_are_completed_after_a_kill(cohort, finished):
 
 def test_features_that_are_damaged_before_clustering_cost_one_slide(cohort, finished):
     class Spoiling(QuietProgress):
-        def start(self, stage, total):
+        def start(self, stage, total, unit="slides"):
             self.stage = stage
 
         def finish(self):

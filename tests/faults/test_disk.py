@@ -83,7 +83,7 @@ def test_tables_that_do_not_fit_for_a_while_do_not_end_the_run(cohort, undisturb
             def __init__(self):
                 self.notes = notes
 
-            def start(self, stage, total):
+            def start(self, stage, total, unit="slides"):
                 if fillers:
                     fillers.pop().unlink(missing_ok=True)
 

@@ -68,6 +68,15 @@ def test_lines_without_tiles_tell_time_left_by_slides() -> None:
     assert lines()[-1] == "tissue: 4/4 slides, 2 h 1 min"
 
 
+def test_other_things_than_slides_have_a_pace_of_their_own() -> None:
+    progress, clock, lines = _lines(every_s=0)
+    progress.start("train", 40, "steps")
+    clock.now += 2
+    progress.advance(8)
+    progress.finish()
+    assert lines() == ["train: 8/40 steps, 4 steps/s, 8 s left", "train: 8/40 steps, 2 s"]
+
+
 def test_pace_is_of_the_last_half_minute() -> None:
     progress, clock, lines = _lines(every_s=0)
     progress.start("features", 1)

@@ -61,7 +61,7 @@ class Heard(QuietProgress):
         self.stages, self.notes, self.n_slides, self.n_tiles = {}, [], 0, 0
         self.on_start = on_start
 
-    def start(self, stage, total):
+    def start(self, stage, total, unit="slides"):
         self.stages[stage] = total
         self.n_slides = self.n_tiles = 0
         if self.on_start:

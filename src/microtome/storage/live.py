@@ -29,11 +29,11 @@ class LiveProgress:
         self._bars: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, unit: str = "slides") -> None:
         """Draw a bar; one of total 0 pulses."""
         with self._lock:
             self.finish()
-            self._tally = Tally(stage, total, self._clock)
+            self._tally = Tally(stage, total, self._clock, unit)
             self._bars = RichProgress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<12}", markup=False),

@@ -33,8 +33,8 @@ class Stream(Protocol):
 class Progress(Protocol):
     """Where a job says how far it is. Every method may be called from any thread."""
 
-    def start(self, stage: str, total: int) -> None:
-        """Begin a stage over ``total`` slides; one that is under way ends."""
+    def start(self, stage: str, total: int, unit: str = "slides") -> None:
+        """Begin a stage over ``total`` slides, or whatever ``unit`` names; one that is under way ends."""
         ...
 
     def expect(self, n_tiles: int) -> None:
@@ -57,7 +57,7 @@ class Progress(Protocol):
 class QuietProgress:
     """Says nothing."""
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, unit: str = "slides") -> None:
         """Ignored."""
 
     def expect(self, n_tiles: int) -> None:
@@ -76,8 +76,8 @@ class QuietProgress:
 class Tally:
     """How far one stage is, how fast, and how long it still takes."""
 
-    def __init__(self, stage: str, total: int, clock: Callable[[], float]) -> None:
-        self.stage, self.total = stage, total
+    def __init__(self, stage: str, total: int, clock: Callable[[], float], unit: str = "slides") -> None:
+        self.stage, self.total, self.unit = stage, total, unit
         self.n_slides = self.n_tiles = 0
         self._clock, self._began = clock, clock()
         self._n_known = self._n_tiled = self._known_tiles = 0  # slides looked at, slides with tiles to do, tiles
@@ -132,7 +132,7 @@ class Tally:
 
     def done_text(self) -> str:
         """What has been done."""
-        parts = [f"{self.n_slides}/{self.total} slides"] if self.total else []
+        parts = [f"{self.n_slides}/{self.total} {self.unit}"] if self.total else []
         if self.n_tiles:
             parts.append(f"{self.n_tiles} tiles")
         return ", ".join(parts)
@@ -140,6 +140,8 @@ class Tally:
     def pace_text(self) -> str:
         """How fast it goes and how long it still takes."""
         parts = [f"{self.tiles_per_s:.0f} tiles/s"] if self.n_tiles else []
+        if self.unit != "slides" and self.n_slides and self.seconds > 0:
+            parts.append(f"{self.n_slides / self.seconds:.3g} {self.unit}/s")
         left = self.seconds_left
         if left is not None:
             parts.append(f"{duration_text(left)} left")
@@ -191,11 +193,11 @@ class LineProgress:
         self._tally: Tally | None = None
         self._said = 0.0
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, unit: str = "slides") -> None:
         """Begin a stage; its first line comes when there is something to say."""
         with self._lock:
             self.finish()
-            self._tally, self._said = Tally(stage, total, self._clock), self._clock()
+            self._tally, self._said = Tally(stage, total, self._clock, unit), self._clock()
 
     def expect(self, n_tiles: int) -> None:
         """Count the tiles of one more slide."""

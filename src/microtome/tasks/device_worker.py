@@ -35,7 +35,7 @@ class PipedProgress(Progress):
             self._stream.write(json.dumps(event) + "\n")
             self._stream.flush()
 
-    def start(self, stage: str, total: int) -> None:
+    def start(self, stage: str, total: int, unit: str = "slides") -> None:
         """Begin a stage."""
         self.send(kind="start", stage=stage, total=total)
 
