@@ -1,13 +1,14 @@
 """Encoders that are known and cannot be loaded honestly, each with the reason.
 
-Slide encoders take a bag of another encoder's vectors and so are no tile encoders; the networks of some are in
-:mod:`microtome.models.slide_encoders`.
+Slide encoders take a bag of another encoder's vectors and so are no tile encoders;
+:mod:`microtome.encoders.slide_encoders` loads some of them.
 """
 
 from microtome.encoders.base import Card
 from microtome.encoders.zoo import NON_COMMERCIAL, RESEARCH, UNPINNED, Unavailable
 
 _ND = "CC-BY-NC-ND-4.0"
+_VERB = " `microtome encode-slides` loads it."
 _REMOTE = " Its network is published only as code that the hub sends and runs, which microtome does not run."
 
 
@@ -113,7 +114,7 @@ _CARDS = (
         intended_use=RESEARCH,
         parameters=1.185,
         unconfirmed=("training data", UNPINNED),
-        unavailable=_not_of_tiles("chief-ctranspath", " Its network is microtome.models.slide_encoders.Chief."),
+        unavailable=_not_of_tiles("chief-ctranspath", _VERB),
     ),
     Card(
         name="madeleine",
@@ -153,7 +154,7 @@ _CARDS = (
             intended_use=NON_COMMERCIAL,
             parameters=parameters,
             unconfirmed=("licence", UNPINNED),
-            unavailable=_not_of_tiles(tiles, " Its network is microtome.models.slide_encoders.Feather."),
+            unavailable=_not_of_tiles(tiles, _VERB),
         )
         for tiles, repo, parameters in (
             ("conch-v1.5", "conch_v15", 0.79),
