@@ -3,6 +3,7 @@
 It needs no network and no other file, and states what the score is for wherever it is opened.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from microtome.encoders.srh_use import BANDS, INTENDED_USE, NOT_INTENDED, TUMOUR_CUT
 from microtome.errors import CorruptOutputError, MissingOutputError
 from microtome.storage import write_text
-from microtome.viz.report_images import data_uri, fit_pictures, read_picture
 
 SRH_RUN_FILE = "run.json"
 SRH_REPORT_FILE = "report.html"
@@ -81,15 +81,22 @@ def _slides(out: Path, run: Mapping[str, Any]) -> Sequence[Mapping[str, object]]
             path = out / "maps" / f"{slide['slide_id']}.{name}.jpg"
             if path.is_file():
                 found.append((index, name, caption))
-                contents.append(read_picture(path))
-    fitted = fit_pictures(contents, budget=_PICTURE_BYTES)
+                contents.append(path.read_bytes())
+    if sum(map(len, contents)) > _PICTURE_BYTES:
+        from microtome.viz.report_images import fit_pictures  # it takes OpenCV, which few reports need
+
+        contents = fit_pictures(contents, budget=_PICTURE_BYTES)
     return [
         {
             **slide,
             "regions": run["regions"].get(slide["slide_id"], []),
             "pictures": [
-                {"name": name, "caption": caption, "uri": data_uri(content)}
-                for (of, name, caption), content in zip(found, fitted, strict=True)
+                {
+                    "name": name,
+                    "caption": caption,
+                    "uri": f"data:image/jpeg;base64,{base64.b64encode(content).decode()}",
+                }
+                for (of, name, caption), content in zip(found, contents, strict=True)
                 if of == index
             ],
         }

@@ -1,6 +1,7 @@
 """What every aggregator takes and gives."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -89,6 +90,13 @@ class Aggregator(nn.Module, ABC):
         if empty or len(features) == 0:
             raise ConfigError(f"Bags without an instance have no logits; in this batch: {empty}. Leave them out.")
         return features.masked_fill(~mask[(..., *(None,) * (features.ndim - 2))], 0), mask
+
+    def holding(self, features: Float[Tensor, "n d"]) -> AbstractContextManager[None]:
+        """A context in which the model chooses the instances that it would choose in this bag, for bags of its length.
+
+        For models that look up the instance of the highest score, which moves by a jump; most choose none.
+        """
+        return nullcontext()
 
     @abstractmethod
     def aggregate(self, features: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> AggregatorOutput:

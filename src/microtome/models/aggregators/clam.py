@@ -46,6 +46,8 @@ class Clam(Aggregator):
         subtyping: Whether classes exclude each other, so that the other classes' most attended instances count as
             not of their class.
         instance_loss: ``svm`` (smooth top-1) or ``ce``.
+        instance_weight: Share of the instance loss in the loss of training, 0 to 1 exclusive; the rest is the bags'.
+            None is the published 0.3 where the target is classes, and 0 where it is not.
 
     Raises:
         ConfigError: If a setting is none of these.
@@ -63,8 +65,11 @@ class Clam(Aggregator):
         n_attended: int = 8,
         subtyping: bool = False,
         instance_loss: str = "svm",
+        instance_weight: float | None = None,
     ) -> None:
         super().__init__(n_features, n_outputs)
+        if instance_weight is not None and not 0 <= instance_weight < 1:
+            raise ConfigError(f"CLAM's instance_weight must be at least 0 and below 1, got {instance_weight}.")
         if size not in _HIDDEN or instance_loss not in _LOSSES or n_attended < 1:
             raise ConfigError(
                 f"CLAM's size is small or big, its instance loss svm or ce, n_attended at least 1. Got {size!r}, "
@@ -73,6 +78,7 @@ class Clam(Aggregator):
         self.n_attended = n_attended
         self.subtyping = subtyping
         self.kind = instance_loss
+        self.instance_weight = instance_weight
         self.n_classes = max(n_outputs, 2)
         self.attention_net = nn.Sequential(
             nn.Linear(n_features, _DIM),

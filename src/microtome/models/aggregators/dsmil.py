@@ -1,10 +1,12 @@
 """DSMIL: attention to whatever is like the instance that scores highest. Two published forms."""
 
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from microtome.errors import ConfigError
@@ -42,15 +44,45 @@ class Streams(nn.Module):
 
 
 def critical(
-    scores: Float[Tensor, "b n c"], queries: Float[Tensor, "b n q"], mask: Bool[Tensor, "b n"]
+    scores: Float[Tensor, "b n c"],
+    queries: Float[Tensor, "b n q"],
+    mask: Bool[Tensor, "b n"],
+    held: Int64[Tensor, " c"] | None = None,
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b n c"]]:
-    """The highest score of each output, and how much each instance's query is like that of the one which has it."""
-    highest, index = scores.masked_fill(~mask[..., None], -torch.inf).max(dim=1)
+    """The highest score of each output, and how much each instance's query is like that of the one which has it.
+
+    ``held`` says which instance that is, whatever the scores are.
+    """
+    if held is None:
+        highest, index = scores.masked_fill(~mask[..., None], -torch.inf).max(dim=1)
+    else:
+        index = held.expand(len(scores), -1)
+        highest = scores.gather(1, index[:, None])[:, 0]
     chosen = queries.gather(1, index[..., None].expand(-1, -1, queries.shape[-1]))
     return highest, queries @ chosen.transpose(1, 2)
 
 
-class DSMIL(Aggregator):
+class _Choosing(Aggregator):
+    """An aggregator that looks up the instance with the highest score of each output."""
+
+    _held: Tensor | None = None
+
+    @abstractmethod
+    def _scores(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
+        """The instances' scores."""
+
+    @contextmanager
+    def holding(self, features: Float[Tensor, "n d"]) -> Iterator[None]:
+        """A context in which the instances looked up are those with the highest scores in this bag."""
+        with torch.no_grad():
+            self._held = self._scores(features[None])[0].argmax(dim=0)
+        try:
+            yield
+        finally:
+            self._held = None
+
+
+class DSMIL(_Choosing):
     """DSMIL as HistoSSLscaling trains it: unscaled attention and one head shared by all outputs.
 
     The attention is one map per output, (b, n, c), each a distribution.
@@ -91,13 +123,17 @@ class DSMIL(Aggregator):
 
     def aggregate(self, features: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> AggregatorOutput:
         """Logits of the highest instance and of the bag."""
-        highest, alike = critical(self.scores(features), self.queries(features), mask)
+        highest, alike = critical(self.scores(features), self.queries(features), mask, self._held)
         attention = weigh(alike, mask)
         bag = pool(attention, self.values(features) if self.pass_values else features)
         return AggregatorOutput(self.streams(highest, self.mlp(bag)[..., 0]), attention)
 
+    def _scores(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
+        found: Tensor = self.scores(features)
+        return found
 
-class _ScaledDSMIL(Aggregator):
+
+class _ScaledDSMIL(_Choosing):
     """What the authors' and MIL-Lab's form share; a subclass sets ``scores queries values head`` and what is around.
 
     Attributes:
@@ -127,9 +163,13 @@ class _ScaledDSMIL(Aggregator):
 
     def _both(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.project(features)
-        highest, alike = critical(self.scores(x), self.queries(x), mask)
+        highest, alike = critical(self.scores(x), self.queries(x), mask, self._held)
         attention = weigh(alike * self.scale, mask)
         return highest, self.head(self.norm(pool(attention, self.values(x))))[..., 0], attention
+
+    def _scores(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
+        found: Tensor = self.scores(self.project(features))
+        return found
 
 
 class OriginalDSMIL(_ScaledDSMIL):

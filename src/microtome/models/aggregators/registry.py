@@ -90,6 +90,19 @@ def build_aggregator(name: str, n_features: int, n_outputs: int, **options: Any)
     return kind(n_features, n_outputs, **{**entry.options, **options})
 
 
+def list_options(name: str) -> tuple[str, ...]:
+    """Names of the options that an aggregator of this name takes; none where there is no such aggregator.
+
+    Example:
+        >>> list_options("meanpool")
+        ('hidden', 'activation')
+    """
+    if name not in AGGREGATORS:
+        return ()
+    entry = AGGREGATORS[name]
+    return tuple(_options(getattr(import_module(f"microtome.models.aggregators.{entry.module}"), entry.kind)))
+
+
 def _options(kind: type) -> list[str]:
     """Keyword arguments of the class; where it hands them on, those of the class above it."""
     return [
