@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microtome.errors import ConfigError
+from microtome.models.resnet34 import ResNet34, folded
 from microtome.models.srh import SrhInput, srh_resnet34
 
 BASE = 5000 / 65536
@@ -65,3 +66,20 @@ def test_patch_encoder(channels, n_parameters):
         assert network(torch.empty(2, channels, 300, 300)).shape == (2, 512)
     assert sum(p.numel() for p in network.parameters()) == n_parameters
     assert len(network.state_dict()) == 216
+
+
+def test_folding_batch_norms_changes_rounding_alone():
+    torch.manual_seed(0)
+    network = ResNet34(1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]  # it has statistics
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]  # likewise
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    network.eval()
+    x = torch.rand(2, 1, 96, 96)
+    with torch.no_grad():
+        expected, found = network(x), folded(network)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert len(network.state_dict()) == 216
+    assert not any("bn" in name for name, _ in folded(network).named_parameters())

@@ -65,25 +65,37 @@ def demo(
 def sample(
     folder: Path = Path("sample"),
     *,
-    n_slides: int = 3,
-    size_px: int = 8192,
+    modality: Literal["brightfield", "srh"] = "brightfield",
+    n_slides: int | None = None,
+    size_px: int | None = None,
     seed: int = 0,
     mpp: float = 0.5,
     kinds: str = "svs,tiff,ome",
 ) -> int:
-    """Write synthetic pyramidal H&E-like slides whose tissue and tumour regions are known.
+    """Write synthetic pyramidal H&E-like slides whose tissue and tumour regions are known, or an SRH study.
 
     Args:
         folder: Where to write; outlines go to truth/ in it, the table of slides to cohort.csv.
-        n_slides: How many slides; kinds take turns.
-        size_px: Longest side, in level-0 pixels.
+        modality: brightfield for slides; srh for a study of stimulated Raman histology in OpenSRH's layout, with
+            degrees of infiltration planted in texture.
+        n_slides: How many slides (3, or 8 of srh); kinds take turns.
+        size_px: Longest side, in level-0 pixels (8192, or 2000 of srh, which is 36 patches).
         seed: Decides the pixels.
         mpp: Resolution to write, µm per pixel.
         kinds: Formats to write, in turn: svs, tiff, ome, dicom.
     """
+    if modality == "srh":
+        from microtome.testing.srh_sample import write_srh_sample
+
+        across = max(1, (size_px or 2000) * 3 // 1000)
+        for srh_slide in write_srh_sample(folder, n_slides=n_slides or 8, patches_across=across, seed=seed):
+            say(f"{srh_slide.folder}")
+        return 0
     from microtome.testing.synthetic import write_sample
 
-    slides = write_sample(folder, n_slides=n_slides, size_px=size_px, seed=seed, mpp=mpp, kinds=tuple(kinds.split(",")))
+    slides = write_sample(
+        folder, n_slides=n_slides or 3, size_px=size_px or 8192, seed=seed, mpp=mpp, kinds=tuple(kinds.split(","))
+    )
     for slide in slides:
         say(f"{slide.path}")
     return 0

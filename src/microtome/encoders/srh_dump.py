@@ -86,7 +86,7 @@ def read_dump(path: Path) -> SrhDump:
 
 
 def _floats(path: Path, found: Any) -> Float32[np.ndarray, "n d"]:  # noqa: ANN401 - of a file
-    if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():  # noqa: PLR2004 - (N, D)
+    if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
         raise WeightsError(f"'{path}': embeddings must be a tensor (N, D) of floats. Dump the slide again.")
     values = found.detach().to(torch.float32).numpy()
     if not np.isfinite(values).all():

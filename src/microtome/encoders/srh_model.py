@@ -8,7 +8,7 @@ References:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor, nn
 
+from microtome.encoders.base import Encoder
 from microtome.encoders.checkpoints import Checkpoint, check_finite, compare, read_checkpoint
 from microtome.encoders.families.fastglioma import ENCODERS
 from microtome.encoders.filled import fill_network, filled_card
@@ -29,7 +30,8 @@ from microtome.encoders.published import Published
 from microtome.encoders.srh_preprocess import SrhPreprocess
 from microtome.encoders.srh_reference import Calibration, Familiar, read_calibration
 from microtome.errors import ConfigError, EncoderOutputError, WeightsError
-from microtome.models.fastglioma import N_PREFIX, SrhScorer
+from microtome.models.fastglioma import N_PREFIX, SrhScorer, SrhSlideTransformer
+from microtome.models.resnet34 import ResNet34, folded
 from microtome.models.srh import SRH_MODES
 
 MODELS = {"fastglioma-highres": "fastglioma-highres-tokenizer", "fastglioma-lowres": "fastglioma-lowres-tokenizer"}
@@ -42,7 +44,6 @@ MARK = "microtome."
 """Tensors of ours in a model's file start with it; all others are the network's."""
 
 _PATCH_LAYOUTS = ("fastglioma", "hidisc")
-_HEAD = "head."
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,18 @@ class SrhModel:
         origin: ``published``, ``file`` or ``filled``.
         calibration: Of its score; None for the plain sigmoid.
         familiar: Slides that it was validated on; None where the file has none.
+        network: The patch encoder's network, with its weights.
     """
 
     name: str
     patch_input: str
-    tokenizer: NetworkEncoder | None
+    tokenizer: Encoder | None
     scorer: SrhScorer
     weights_sha256: str
     origin: str
     calibration: Calibration | None = None
     familiar: Familiar | None = None
+    network: nn.Module | None = field(default=None, repr=False)
 
     @property
     def recipe(self) -> dict[str, object]:
@@ -148,6 +151,36 @@ def load_srh_model(
     path, stated = _find(model, weights, repo)
     checkpoint = _read(path)
     return _from_file(model, checkpoint, patch_input or stated, tokenizer, wanted)
+
+
+def load_patch_network(path: Path, patch_input: str) -> nn.Module:
+    """The patch encoder's network in a file: published layout, ours, or that of its own training.
+
+    Args:
+        path: The file.
+        patch_input: What it sees, one of :data:`PATCH_INPUTS`.
+
+    Raises:
+        WeightsError: If the file has none, or one of another resolution.
+    """
+    patches = _without_ours(_read(path))
+    return _patch_network(patches, check_input(patches, patch_input))
+
+
+def load_slide_transformer(path: Path) -> SrhSlideTransformer:
+    """The slide transformer in a file: published layout, ours, or that of stage 2 or 3.
+
+    Raises:
+        WeightsError: If the file has none.
+    """
+    prefix = "model.bb.mil."
+    named = _tensors(_read(path)).items()
+    tensors = {name.removeprefix(prefix): value for name, value in named if name.startswith(prefix)}
+    if not tensors:
+        raise WeightsError(f"'{path}' holds no slide transformer ({prefix}*). Pass the weights of stage 2.")
+    transformer = SrhSlideTransformer()
+    _fill(transformer, tensors, path)
+    return transformer
 
 
 def _find(model: str, weights: str | Path | None, repo: str | None) -> tuple[Path, str | None]:
@@ -224,10 +257,17 @@ def _from_file(
     hashes = checkpoint.sha256 if tokenizer is None or patches is None else f"{checkpoint.sha256}+{patches.sha256}"
     known = None if name not in MODELS else ENCODERS[MODELS[name]].card.sha256
     origin = "published" if known and known == checkpoint.sha256 else "file"
-    encoder = None
+    encoder, network = None, None
     if patches is not None:
         stated = check_input(patches, stated)
-        encoder = _make_tokenizer(patches, stated, wanted, origin)
+        network = _patch_network(patches, stated)
+        encoder = NetworkEncoder(
+            _published_for(stated),
+            _for_inference(network),
+            wanted=wanted,
+            weights_hash=patches.sha256,
+            weights_origin=origin,
+        )
     return SrhModel(
         name=name if name in MODELS else Path(name).name,
         patch_input=stated or "unknown",
@@ -237,6 +277,7 @@ def _from_file(
         origin=origin,
         calibration=read_calibration(said["calibration"]) if "calibration" in said else None,
         familiar=_familiar(checkpoint, said),
+        network=network,
     )
 
 
@@ -245,12 +286,16 @@ def _without_ours(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, content={"state_dict": network})
 
 
-def _make_tokenizer(patches: Checkpoint, patch_input: str, wanted: Wanted, origin: str) -> NetworkEncoder:
+def _patch_network(patches: Checkpoint, patch_input: str) -> nn.Module:
     published = _published_for(patch_input)
-    network = published.build()
+    network: nn.Module = published.build()
     layouts = [KEY_MAPS[name] for name in _PATCH_LAYOUTS]
     _fill(network, load_layout(patches.content, layouts, encoder=published.card.name), patches.path)
-    return NetworkEncoder(published, network, wanted=wanted, weights_hash=patches.sha256, weights_origin=origin)
+    return network
+
+
+def _for_inference(network: nn.Module) -> nn.Module:
+    return folded(network) if isinstance(network, ResNet34) else network
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -270,7 +315,7 @@ def check_input(checkpoint: Checkpoint, patch_input: str | None) -> str:
     """
     names = ("model.backbone.conv1.weight", "model.bb.conv1.weight")
     stem = next((t for n, t in _tensors(checkpoint).items() if n in names), None)
-    if stem is None or stem.ndim != 4:  # noqa: PLR2004 - a convolution
+    if stem is None or stem.ndim != 4:
         raise WeightsError(f"'{checkpoint.path}' holds no patch encoder. Pass the published file, or that of stage 1.")
     channels = int(stem.shape[1])
     if patch_input is None:
@@ -309,8 +354,10 @@ def _filled(model: str, patch_input: str, wanted: Wanted) -> SrhModel:
         fill_network(scorer, (published.sees, side, side)),
     ]
     filled = replace(published, card=filled_card(published.card))
-    tokenizer = NetworkEncoder(filled, network, wanted=wanted, weights_hash=hashes[0], weights_origin="filled")
-    return SrhModel(model, patch_input, tokenizer, scorer.eval(), "+".join(hashes), "filled")
+    tokenizer = NetworkEncoder(
+        filled, _for_inference(network), wanted=wanted, weights_hash=hashes[0], weights_origin="filled"
+    )
+    return SrhModel(model, patch_input, tokenizer, scorer.eval(), "+".join(hashes), "filled", network=network)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -332,6 +379,6 @@ def _familiar(checkpoint: Checkpoint, said: Mapping[str, str]) -> Familiar | Non
         limit, k, quantile = float(said["ood_limit"]), int(said["ood_neighbours"]), float(said["ood_quantile"])
     except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"'{checkpoint.path}' has validation embeddings and no limit that goes with them ({error}). Convert it anew."
+            f"'{checkpoint.path}' has validation embeddings without a limit that goes with them ({error}). Convert it."
         ) from error
     return Familiar(found.to(torch.float32).numpy(), k, limit, quantile)

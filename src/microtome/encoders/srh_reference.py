@@ -4,14 +4,16 @@ numpy alone, so that tables and reports need no torch.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from microtome.errors import WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_NEIGHBOURS = 5
 DEFAULT_QUANTILE = 0.95

@@ -4,6 +4,7 @@ Attributes of the modules carry the published names.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Shaped
@@ -101,7 +102,33 @@ class SrhSlideTransformer(nn.Module):
         return block.attn.weights(block.norm1(tokens))
 
 
-class ScoreHead(nn.Module):
+class Layers(nn.Module):
+    """Linear layers with ReLU between them, under the published names ``layers.{0,2,...}``.
+
+    Args:
+        lengths: Of the input, of what is hidden, of the output.
+
+    References:
+        specs FastGlioma section 1.2: Xavier-uniform weights, bias 0.01.
+    """
+
+    def __init__(self, *lengths: int) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        for into, out in pairwise(lengths):
+            linear = nn.Linear(into, out)
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.constant_(linear.bias, 0.01)
+            steps += [linear, nn.ReLU()]
+        self.layers = nn.Sequential(*steps[:-1])
+
+    def forward(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """One vector per vector."""
+        made: Tensor = self.layers(vectors)
+        return made
+
+
+class ScoreHead(Layers):
     """A slide's vector to its logit; the score is its sigmoid.
 
     References:
@@ -109,13 +136,7 @@ class ScoreHead(nn.Module):
     """
 
     def __init__(self, dim: int = 512) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
-
-    def forward(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
-        """Logits."""
-        logits: Tensor = self.layers(vectors)
-        return logits
+        super().__init__(dim, dim, 1)
 
 
 class SrhScorer(nn.Module):

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet34  # type: ignore[import-untyped]  # it ships no types
 
 from microtome.errors import ConfigError
+from microtome.models.resnet34 import ResNet34
 
 SRH_MODES = ("three_channels", "ch2_only", "ch3_only", "diff_only")
 """How the two channels may be seen."""
@@ -72,8 +72,13 @@ class SrhInput(nn.Module):
         image = torch.stack(seen, dim=1).clamp(0, 1)
         if not self.low_resolution:
             return image
-        size = (image.shape[-2], image.shape[-1])
-        return functional.interpolate(image[..., ::KEPT_ROWS, :], size=size, mode="bilinear", antialias=True)
+        return skip_rows(image)
+
+
+def skip_rows(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Keep every fifth row and stretch them over the others, as a fast scan would look."""
+    size = (image.shape[-2], image.shape[-1])
+    return functional.interpolate(image[..., ::KEPT_ROWS, :], size=size, mode="bilinear", antialias=True)
 
 
 def srh_resnet34(channels: int = 3) -> nn.Module:
@@ -88,9 +93,4 @@ def srh_resnet34(channels: int = 3) -> nn.Module:
     References:
         specs FastGlioma section 1.2.
     """
-    network: nn.Module = resnet34(weights=None)
-    if channels != 3:
-        network.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.fc = nn.Identity()
-    return network
+    return ResNet34(channels)

@@ -55,7 +55,7 @@ class Clam(Aggregator):
 
     aside = ("instance_classifiers.",)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of the published model
         self,
         n_features: int,
         n_outputs: int,
