@@ -254,7 +254,7 @@ def _open_all(
     if first and other:
         changes = {slide: "; ".join(each) for slide, each in other.items()}
         what = f"Features of {{n}} slide(s) are of another kind than those of '{first[0]}'"
-        raise ConfigError(_listed(what, changes) + " Keep each kind in a folder of its own.")
+        raise ConfigError(_listed(what, changes).rstrip(".") + ". Keep each kind in a folder of its own.")
     return opened, excluded, first[1] if first else None
 
 

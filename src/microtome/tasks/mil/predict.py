@@ -301,6 +301,8 @@ def _open(
 
 
 def _joined(bags: Sequence[Bag]) -> Float32[np.ndarray, "n d"]:
+    if not any(len(bag) for bag in bags):
+        raise OutputError(f"No tile of {', '.join(repr(bag.slide_id) for bag in bags)} has features.")
     return np.concatenate([np.asarray(bag.features, np.float32) for bag in bags])
 
 

@@ -94,6 +94,9 @@ def find_bags(config: PredictConfig, recipe: FeaturesRecipe, progress: Progress 
             return open_features(folder / "features" / _folder_name(recipe))
         if not list_slides([folder]).entries:
             return open_features(folder)
+    for named in config.slides:
+        if not any(sign in named for sign in "*?[") and not Path(named).exists():
+            raise ConfigError(f"There is no '{named}'. Name slides, or a folder of features.")
     return extract_for(config, recipe, progress)
 
 
