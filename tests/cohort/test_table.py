@@ -70,6 +70,14 @@ def test_slides_without_patient_are_patients_of_their_own(tmp_path: Path) -> Non
     assert cohort.label_columns == ()
 
 
+def test_a_barcode_says_the_patient_where_no_column_does(tmp_path: Path) -> None:
+    names = ("TCGA-A1-A0SH-01Z-00-DX1", "tcga-a1-a0sh-01Z-00-DX2", "TCGA-A1-A0SHX-01Z", "b")
+    cohort = read_cohort(table(tmp_path, "slide_id\n" + "".join(f"{name}\n" for name in names)))
+    assert [slide.patient_id for slide in cohort.slides] == ["TCGA-A1-A0SH", "TCGA-A1-A0SH", *names[2:]]
+    said = read_cohort(table(tmp_path, "slide_id,patient_id\nTCGA-A1-A0SH-01Z,p\n"))
+    assert said.patient_ids == ("p",)
+
+
 def test_cells_may_hold_separators_and_line_breaks(tmp_path: Path) -> None:
     cohort = read_cohort(table(tmp_path, 'slide_id,note\n"a, b","one\ntwo; three"\nc,d\n'))
     assert cohort.labels("note") == {"a, b": "one\ntwo; three", "c": "d"}

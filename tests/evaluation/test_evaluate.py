@@ -125,13 +125,14 @@ def test_training_patients_do_not_count_unless_asked() -> None:
 
 
 def test_what_lacks_a_label_or_a_prediction_is_counted() -> None:
-    cohort = cohort_of({"a": "MSS", "b": "MSI", "c": None, "d": "MSI", "e": "MSS"})
+    cohort = cohort_of({"a": "MSS", "b": "MSI", "c": None, "d": "MSI", "e": "MSS", "f": None})
     predictions = simple(["a", "b", "c", "d", "stranger"], [0.1, 0.9, 0.5, 0.7, 0.2])
     found = evaluate(predictions, cohort, n_boot=0)
-    assert set(found.excluded) == {"c", "e", "stranger"}
+    assert set(found.excluded) == {"c", "e", "f", "stranger"}
     assert found.excluded["e"] == "no prediction"
     assert found.excluded["stranger"] == "no label"
     assert "label" in found.excluded["c"] or "missing" in found.excluded["c"]
+    assert found.excluded["f"] == found.excluded["c"]
     assert found["auroc"]["n"] == 3
     with pytest.raises(EvaluationError, match="No prediction of 'msi' counts"):
         evaluate(simple(["x", "y"], [0.1, 0.2]), cohort)

@@ -125,7 +125,7 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(MissingOutputError, match="no features in"):
         encode_slides(settings(tmp_path, tmp_path))
     with pytest.raises(UnknownEncoderError, match="Did you mean 'chief'"):
-        load_slide_encoder("cheif")
+        load_slide_encoder("chef")
     with pytest.raises(WeightsError, match="--weights"):
         load_slide_encoder("chief")
     with pytest.raises(TileSizeError, match="takes vectors of 'uni'"):

@@ -23,6 +23,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 MAIN_JOB = Group("The main job", sort_key=0)
 STAGES = Group("Stages of it, on the same folder", sort_key=1)
+WITH_LABELS = Group("With slide or patient labels", sort_key=3)
 
 app = App(
     name="microtome",
@@ -39,8 +40,16 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     import microtome.cli.convert
+    import microtome.cli.evaluate
+    import microtome.cli.learn
     import microtome.cli.main_job
-    import microtome.cli.stages  # noqa: F401 - importing registers the verbs
+    import microtome.cli.predict
+    import microtome.cli.pretrain
+    import microtome.cli.probe
+    import microtome.cli.slide_vectors
+    import microtome.cli.srh
+    import microtome.cli.stages
+    import microtome.cli.tasks  # noqa: F401 - importing registers the verbs
 
     # Before torch is loaded: its threads then sleep while they wait, and leave the cores to those that decode.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -96,6 +96,13 @@ def show_evaluation(result: "EvaluationFiles") -> None:
         for row in result.comparison.table.to_dict("records"):
             difference = show_interval(float(row["difference"]), float(row["low"]), float(row["high"]))
             say(f"{row['metric']}: {row['b']} − {row['a']} = {difference}, p (Holm) {row['p_holm']:.3g}")
+    for row in result.tables["subgroups"].to_dict("records") if "subgroups" in result.tables else ():
+        shown = show_interval(float(row["estimate"]), float(row["low"]), float(row["high"]))
+        said = f"  ({row['reason']})" if row["reason"] else ""
+        say(f"{row['column']} {row['subgroup']}: {row['metric']} {shown}, n = {row['n']}{said}")
+    for row in result.tables["adjuncts"].to_dict("records") if "adjuncts" in result.tables else ():
+        shares = f"sensitivity {row['sensitivity']:.3f}, specificity {row['specificity']:.3f}"
+        say(f"{row['name']} on the {row['n']} rows of {row['adjunct']}: {shares}")
     say(f"Page:    {result.page}")
 
 
@@ -107,7 +114,7 @@ def show_results(found: "Results") -> None:
     from microtome.cli.show import say
     from microtome.tasks.result_tables import show_row
 
-    shown = [show_row(row) for row in found.table.to_dict("records")]
+    shown = [{**show_row(row), "run": str(row["log_path"])} for row in found.table.to_dict("records")]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown[0]:
         table.add_column(column, overflow="fold")

@@ -84,6 +84,11 @@ def fit(
     if print_config:
         print_yaml(settings)
         return 0
+    if settings.model == "fastglioma-slide":
+        from microtome.cli.pretrain import show_stage
+        from microtome.tasks.pretrain.fit import fit_slide_model
+
+        return show_stage(fit_slide_model(settings))
     from microtome.cli.show import say
     from microtome.tasks.mil.fit import fit as fit_model
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from microtome.tasks.mil.predict import PredictResult
 
 Flat = Parameter(name="*")
+_NAMED = 10  # failures that are told one by one
 
 
 @app.command(group=WITH_LABELS)
@@ -91,8 +92,10 @@ def show_predictions(result: "PredictResult") -> None:
         say(f"maps of {result.n_maps} slide(s){bare}; {result.n_maps_kept} were there already")
     if result.failed:
         say(f"failed {len(result.failed)}")
-    for name, reason in result.failed.items():
+    for name, reason in list(result.failed.items())[:_NAMED]:
         say(f"  {name}: {reason}")
+    if len(result.failed) > _NAMED:
+        say(f"  and {len(result.failed) - _NAMED} more, which {result.out / 'predict.json'} names")
     for note in result.notes:
         say(note)
     if table is not None:

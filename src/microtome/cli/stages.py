@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from microtome.cli.app import EXIT_FAILED, STAGES, app, configured, print_yaml
 from microtome.cli.show import show_inspection, show_summary
+from microtome.cli.tasks import inspect_download
 from microtome.config import ExtractConfig, InspectConfig, TileConfig, TissueConfig
 
 Flat = Parameter(name="*")
@@ -21,9 +22,12 @@ def inspect(*slides: str, options: Annotated[InspectConfig, Flat] = InspectConfi
         options: Settings.
         config: YAML file with the same settings as the flags; flags win.
     """
+    settings = configured(InspectConfig, options, config, slides)
+    if settings.layout == "histossl":
+        return inspect_download(settings)
     from microtome.tasks.inspect import inspect as inspect_slides
 
-    inspection = inspect_slides(configured(InspectConfig, options, config, slides))
+    inspection = inspect_slides(settings)
     show_inspection(inspection)
     return EXIT_FAILED if inspection.n_bad else 0
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Shaped
 
-from microtome.cohort.table import Cohort
+from microtome.cohort.table import TCGA_BARCODE, Cohort
 from microtome.cohort.targets import Labels
 from microtome.errors import CohortError, ConfigError
-
-_BARCODE = re.compile(r"(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9]).*", re.IGNORECASE)
 
 
 def tcga_patient(barcode: str) -> str:
@@ -40,7 +38,7 @@ def tcga_site(barcode: str) -> str:
 
 
 def _barcode(text: str) -> re.Match[str]:
-    match = _BARCODE.fullmatch(text)
+    match = TCGA_BARCODE.fullmatch(text)
     if match is None:
         raise CohortError(f"{text!r} is no TCGA barcode such as TCGA-A1-A0SH-01Z-00-DX1. Pass patients and sites.")
     return match

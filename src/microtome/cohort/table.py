@@ -27,6 +27,9 @@ SYNONYMS = {"slide": "slide_id", "patient": "patient_id", "case_id": "patient_id
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "<NA>"})
 """Cells that say that nothing is known."""
 
+TCGA_BARCODE = re.compile(r"(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9]).*", re.IGNORECASE)
+"""A barcode of TCGA: patient and tissue source site are its first two groups."""
+
 _WHOLE_AS_FLOAT = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
 _SEPARATORS = (",", ";", "\t")
 
@@ -37,7 +40,7 @@ class CohortSlide:
 
     Attributes:
         slide_id: Its name; files of results are named after it.
-        patient_id: Whose it is.
+        patient_id: Whose it is; where nobody says it, the patient in a TCGA barcode, or the slide itself.
         path: Its file, or None where the table does not say.
         mpp: Its resolution, µm per level-0 pixel, or None where the table does not say.
         biopsy_id: Which of the patient's specimens it is of, or None.
@@ -146,8 +149,8 @@ def read_cohort(path: str | Path, *, columns: Mapping[str, str] | None = None) -
     """Read a table of slides: CSV (comma or semicolon) or TSV, UTF-8 with or without a byte-order mark.
 
     Columns: ``slide_id`` or ``slide`` (required); ``path`` (relative ones from the table's folder);
-    ``patient_id``, ``patient`` or ``case_id`` (where the column is absent, each slide is a patient of its
-    own); ``biopsy_id``; ``mpp`` (µm per level-0 pixel). All other columns are labels. A cell that is empty,
+    ``patient_id``, ``patient`` or ``case_id`` (where the column is absent, a slide that is named by a TCGA barcode is
+    of the patient in it, and any other one of a patient of its own); ``biopsy_id``; ``mpp`` (µm per level-0 pixel). All other columns are labels. A cell that is empty,
     NA, N/A, NaN, nan or <NA> is missing. In a label column of numbers, ``1.0`` is read as ``1``. Spaces
     around cells are dropped, and so is an unnamed first column (row numbers).
 
@@ -228,12 +231,18 @@ def _read_slide(path: Path, line: int, cells: Mapping[str, str], labels: Mapping
     biopsy_id = cells.get("biopsy_id", "")
     return CohortSlide(
         slide_id=slide_id,
-        patient_id=cells.get("patient_id", slide_id),
+        patient_id=cells.get("patient_id", _patient_in(slide_id)),
         path=None if file in MISSING else path.parent / file,
         mpp=_read_mpp(path, line, cells.get("mpp", "")),
         biopsy_id=None if biopsy_id in MISSING else biopsy_id,
         labels=labels,
     )
+
+
+def _patient_in(slide_id: str) -> str:
+    """Patient in a TCGA barcode; any other slide is a patient of its own."""
+    barcode = TCGA_BARCODE.fullmatch(slide_id)
+    return slide_id if barcode is None else barcode[1].upper()
 
 
 def _read_mpp(path: Path, line: int, text: str) -> float | None:

@@ -26,7 +26,13 @@ class EvaluateConfig(Options):
         unit: What counts as one: slide, biopsy or patient; None for what the predictions are of.
         pool: How predictions of one unit become one, where ``unit`` is coarser: mean or max.
         include_training: Count patients that were in training too.
+        subgroups: Columns of the cohort (subtype, centre, age) within whose values the metrics are computed too.
+        adjuncts: Columns of the cohort that hold another way to tell the same, as a score in 0..1 that says yes above
+            one half (0 and 1 among them) or as a class; sensitivity and specificity are compared with the model's.
+        positive_from: Class of an ordinal target from which a row counts as positive there; None for the middle.
         compare: Further tables of predictions of the same target, to be compared on the same patients.
+        repeats: Tables of the same model trained with other seeds: metrics are averaged over all, and their spread is
+            told.
         no_figures: Draw nothing.
         out: Output folder.
     """
@@ -44,11 +50,15 @@ class EvaluateConfig(Options):
     unit: Literal["slide", "biopsy", "patient"] | None = None
     pool: Literal["mean", "max"] = "mean"
     include_training: bool = False
+    subgroups: tuple[str, ...] = ()
+    adjuncts: tuple[str, ...] = ()
+    positive_from: str | None = None
     compare: tuple[Path, ...] = ()
+    repeats: tuple[Path, ...] = ()
     no_figures: bool = False
     out: Path = Path("evaluation")
 
-    @field_validator("metrics", "columns", "classes", mode="before")
+    @field_validator("metrics", "columns", "classes", "subgroups", "adjuncts", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
         """Names with commas between them, in one text or several."""
@@ -57,7 +67,7 @@ class EvaluateConfig(Options):
             return value
         return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
 
-    @field_validator("compare", mode="before")
+    @field_validator("compare", "repeats", mode="before")
     @classmethod
     def _one_path(cls, value: object) -> object:
         return (value,) if isinstance(value, str | Path) else value

@@ -327,15 +327,18 @@ class RunConfig(ClusterOptions, FeatureConfig):
 
 
 class InspectConfig(RunConfig):
-    """Settings of `microtome inspect`: those of the run that it is to foresee, and two of its own.
+    """Settings of `microtome inspect`: those of the run that it is to foresee, and some of its own.
 
     Attributes:
         measure: Time disk, decoding and the encoder on these slides and predict hours, GB and the bottleneck.
         csv: Write the table there too.
+        layout: slides, or histossl: a folder with HistoSSL's raw and preprocessed, whose structure is checked (it
+            stands where slides do; of the other settings only csv counts).
     """
 
     measure: bool = False
     csv: Path | None = None
+    layout: Literal["slides", "histossl"] = "slides"
 
 
 FormatName = Literal["microtome", "clam-h5", "clam-pt", "histossl", "histoencoder", "safetensors", "tiles-npy"]

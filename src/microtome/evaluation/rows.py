@@ -16,6 +16,7 @@ from microtome.errors import EvaluationError
 from microtome.evaluation.metrics import SURVIVAL_PREFIX, Outcomes, survival_columns
 
 Pooling = Literal["mean", "max"]
+_IN_TRAINING = "the patient was in training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def match_rows(
         pool: How: the mean or the highest value of each column; probabilities of classes are divided by their sum.
 
     Returns:
-        The rows that count, and why others do not: in training, without a label, without a prediction.
+        The rows that count, and why others do not: in training, without a label, without a prediction. A slide of the
+        cohort that has neither label nor prediction is among them too.
 
     Raises:
         EvaluationError: If a patient differs from the cohort's, no row is left, or targets or units do not fit.
@@ -112,7 +114,7 @@ def match_rows(
     labels = _labels(predictions, cohort, unit)
     excluded: dict[str, str] = {}
     if not include_training:
-        excluded.update(dict.fromkeys(table.loc[table["in_training"], "id"], "the patient was in training"))
+        excluded.update(dict.fromkeys(table.loc[table["in_training"], "id"], _IN_TRAINING))
         table = table[~table["in_training"]]
     if labels.unit != predictions.unit:
         table = _pooled(table, labels, columns, target, pool)
@@ -122,9 +124,11 @@ def match_rows(
         excluded[key] = labels.excluded.get(key, "no label")
     seen = {*predictions.table["id"].astype(str), *table["id"]}
     excluded.update({key: "no prediction" for key in labels.ids if key not in seen})
+    excluded.update({slide: why for slide, why in labels.excluded.items() if slide not in seen})
     table = table[known].sort_values(["repeat", "fold", "id"], kind="stable").reset_index(drop=True)
     if table.empty:
-        raise EvaluationError(f"No prediction of {target.name!r} counts. {describe_exclusions(excluded)}")
+        hint = " Those in training count with include_training." if _IN_TRAINING in excluded.values() else ""
+        raise EvaluationError(f"No prediction of {target.name!r} counts. {describe_exclusions(excluded)}{hint}")
     places = np.array([row_of[key] for key in table["id"]], np.int64)
     _check_patients(table, labels, places)
     return Rows(target, labels.unit, table, labels.values[places], columns, dict(sorted(excluded.items())))
@@ -189,5 +193,6 @@ def _check_patients(table: pd.DataFrame, labels: Labels, places: Int64[np.ndarra
         if said != labels.patient_ids[place]:
             raise EvaluationError(
                 f"{key!r} belongs to patient {said!r} in the predictions and to {labels.patient_ids[place]!r} in the "
-                "cohort. Intervals draw patients, so the two must agree."
+                "cohort. Patients in training are told by it, and intervals draw patients, so the two must agree: "
+                "predict with the same table as --cohort."
             )

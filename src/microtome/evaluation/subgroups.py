@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from microtome.cohort.table import Cohort
+from microtome.cohort.targets import Unit
 from microtome.errors import ConfigError, EvaluationError
 from microtome.evaluation.evaluate import choose_metrics, metric_table
 from microtome.evaluation.metrics import default_metric
@@ -33,6 +34,7 @@ def evaluate_subgroups(  # noqa: PLR0913 - as evaluate
     n_boot: int = 1000,
     seed: int = 0,
     include_training: bool = False,
+    unit: Unit | None = None,
     pool: Pooling = "mean",
 ) -> pd.DataFrame:
     """Metrics within each group that a column of the cohort makes: subtype, centre, age.
@@ -46,6 +48,7 @@ def evaluate_subgroups(  # noqa: PLR0913 - as evaluate
         n_boot: Resamples of patients within each group.
         seed: Of the draws.
         include_training: Let patients that were in training count.
+        unit: As for :func:`~microtome.evaluation.evaluate.evaluate`.
         pool: As for :func:`~microtome.evaluation.evaluate.evaluate`.
 
     Returns:
@@ -56,7 +59,7 @@ def evaluate_subgroups(  # noqa: PLR0913 - as evaluate
         CohortError: If there is no such column.
         EvaluationError: As :func:`~microtome.evaluation.evaluate.evaluate`.
     """
-    rows = match_rows(predictions, cohort, include_training=include_training, pool=pool)
+    rows = match_rows(predictions, cohort, include_training=include_training, unit=unit, pool=pool)
     names = choose_metrics(rows, metrics or [default_metric(rows.target)])
     groups = _group_rows(rows, cohort, column, cuts)
     tables = []

@@ -1,20 +1,22 @@
 """From a table of predictions and a table of labels to a folder of numbers, figures and a page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from microtome.cohort import Cohort, read_cohort
-from microtome.cohort.predictions import Predictions, read_predictions
+from microtome.cohort.predictions import Predictions, concat_predictions, read_predictions
 from microtome.cohort.targets import Target, find_target
 from microtome.config import EvaluateConfig
 from microtome.errors import ConfigError, EvaluationError
+from microtome.evaluation.adjuncts import compare_adjuncts
 from microtome.evaluation.compare import Comparison, compare_predictions
 from microtome.evaluation.evaluate import Evaluation, evaluate
-from microtome.storage import hash_file, now_utc, write_json
+from microtome.evaluation.subgroups import evaluate_subgroups
+from microtome.storage import hash_file, now_utc, write_json, written_whole
 from microtome.tasks.output import INTENDED_USE, software_versions
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class EvaluationFiles:
         page: The page to look at.
         figures: Pictures.
         comparison: With other models, where asked for.
+        tables: ``subgroups`` and ``adjuncts``, where asked for.
     """
 
     evaluation: Evaluation
@@ -40,6 +43,7 @@ class EvaluationFiles:
     page: Path
     figures: tuple[Path, ...] = ()
     comparison: Comparison | None = None
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def evaluate_files(settings: EvaluateConfig) -> EvaluationFiles:
@@ -62,7 +66,8 @@ def evaluate_files(settings: EvaluateConfig) -> EvaluationFiles:
     cohort = read_cohort(settings.cohort)
     target = _said_target(settings, cohort)
     tables = _read_all((settings.predictions, *settings.compare), target)
-    first, predictions = next(iter(tables.items()))
+    first = next(iter(tables))
+    predictions = tables[first] = _with_repeats(tables[first], settings.repeats)
     evaluation = evaluate(
         predictions,
         cohort,
@@ -74,12 +79,14 @@ def evaluate_files(settings: EvaluateConfig) -> EvaluationFiles:
         pool=settings.pool,
     )
     comparison = _compare(tables, cohort, settings, reference=first)
+    further = _further_tables(predictions, cohort, settings)
+    inputs = (settings.predictions, settings.cohort, *settings.compare, *settings.repeats)
     record: dict[str, Any] = {
         "kind": "evaluate",
         "status": "running",
         "config": settings.model_dump(mode="json"),
         "target": evaluation.target.as_dict(),
-        "inputs": {str(path): hash_file(path) for path in (settings.predictions, settings.cohort, *settings.compare)},
+        "inputs": {str(path): hash_file(path) for path in inputs},
         "predictions": dict(predictions.attrs),
         "versions": software_versions(),
         "intended_use": INTENDED_USE,
@@ -95,8 +102,58 @@ def evaluate_files(settings: EvaluateConfig) -> EvaluationFiles:
         figures=not settings.no_figures,
         facts={"Predictions": str(settings.predictions), "Cohort": str(settings.cohort)},
     )
+    for name, table in further.items():
+        with written_whole(settings.out / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
     write_json(settings.out / RECORD, {**record, "status": "done", "ended": now_utc()})
-    return files
+    return replace(files, tables=further)
+
+
+def _with_repeats(predictions: Predictions, paths: Sequence[Path]) -> Predictions:
+    """One table of a model and the same with other seeds, each a repeat."""
+    if not paths:
+        return predictions
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"There is no table of predictions '{path}'. Pass a parquet or CSV file.")
+    found = [predictions, *(read_predictions(path, target=predictions.target) for path in paths)]
+    n_repeats = [int(one.table["repeat"].max()) + 1 for one in found]
+    firsts = [sum(n_repeats[:i]) for i in range(len(found))]
+    parts = [
+        replace(one, table=one.table.assign(repeat=one.table["repeat"] + first))
+        for one, first in zip(found, firsts, strict=True)
+    ]
+    return concat_predictions(parts)
+
+
+def _further_tables(predictions: Predictions, cohort: Cohort, settings: EvaluateConfig) -> dict[str, pd.DataFrame]:
+    """Metrics within subgroups, and calls beside adjuncts, as asked for."""
+    rules: dict[str, Any] = {
+        "include_training": settings.include_training,
+        "unit": settings.unit,
+        "pool": settings.pool,
+    }
+    found = {}
+    if settings.subgroups:
+        parts = []
+        for column in settings.subgroups:
+            part = evaluate_subgroups(
+                predictions,
+                cohort,
+                column,
+                metrics=settings.metrics or None,
+                n_boot=settings.n_boot,
+                seed=settings.seed,
+                **rules,
+            )
+            part.insert(0, "column", column)
+            parts.append(part)
+        found["subgroups"] = pd.concat(parts, ignore_index=True)
+    if settings.adjuncts:
+        found["adjuncts"] = compare_adjuncts(
+            predictions, cohort, settings.adjuncts, positive_from=settings.positive_from, **rules
+        )
+    return found
 
 
 def write_evaluation(

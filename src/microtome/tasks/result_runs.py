@@ -15,6 +15,7 @@ from microtome.config import CVConfig, resolve
 from microtome.errors import ConfigError, CorruptOutputError, MicrotomeError
 
 RECORD, TABLE, FOLDS = "run.json", "metrics.csv", "folds.csv"
+_PREDICTED = "predict.json"  # predictions of a model that nobody has judged yet
 _KINDS = ("cv", "evaluate")
 _INNARDS = frozenset({"jobs", "figures", "evaluation", "checkpoints"})
 """Folders within a run that hold no run of their own, unless they have a record."""
@@ -130,7 +131,7 @@ def _run_folders(logs: Path, leave_out: Path | None) -> Iterator[Path]:
             folders.clear()
             continue
         is_run = RECORD in files
-        if is_run or {"predictions.parquet", "evaluation.json"} & set(files):
+        if is_run or (_PREDICTED not in files and {"predictions.parquet", "evaluation.json"} & set(files)):
             yield here
         if is_run:
             folders[:] = [name for name in folders if name not in _INNARDS or (here / name / RECORD).is_file()]

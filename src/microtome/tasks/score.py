@@ -254,6 +254,7 @@ class _Job:
 
     def _write(self) -> ScoreResult:
         from microtome.tasks.srh.tables import (
+            ordinal_predictions,
             pool_patients,
             write_csv,
             write_embeddings,
@@ -269,6 +270,7 @@ class _Job:
             embeddings = np.stack(self.embeddings)
             write_csv(folder / "predictions.csv", self.rows)
             write_parquet(folder / "predictions.parquet", self.rows)
+            ordinal_predictions(self.rows).write(folder / "ordinal.parquet")
             write_csv(folder / "patients.csv", patients)
             write_csv(folder / "specimens.csv", specimens)
             regions = [{"slide_id": name, **row} for name, rows in self.regions.items() for row in rows]

@@ -243,7 +243,7 @@ def _rare_class(table, _):
         (lambda table, _: table, {"target": "nothing"}, "nothing"),
         (lambda table, _: table, {"target": ""}, "target"),
         (lambda table, _: table, {"model": "meanpol"}, "meanpool"),
-        (lambda table, _: table, {"model_options": ("hiden=3",)}, "hiden"),
+        (lambda table, _: table, {"model_options": ("breadth=3",)}, "breadth"),
         (lambda table, _: table, {"grid": ("dropouts=1,2",)}, "dropouts"),
         (lambda table, _: table, {"grid": ("batch_size=0",)}, "batch_size"),
         (lambda table, _: table, {"objective": "cox"}, "cox"),

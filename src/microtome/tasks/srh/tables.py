@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
+from microtome.cohort.predictions import Predictions, predictions_of
+from microtome.cohort.targets import Target
 from microtome.encoders.srh_model import SrhModel
-from microtome.encoders.srh_use import TUMOUR_CUT, band_of
+from microtome.encoders.srh_reference import sigmoid
+from microtome.encoders.srh_use import BANDS, TUMOUR_CUT, band_of
 from microtome.storage import write_text, written_whole
 
 LEAST_REGION = 4
@@ -128,6 +131,30 @@ def pool_patients(slides: Sequence[Row]) -> tuple[list[Row], list[Row]]:
             kept = ("slide_id", "score", "band", "interpretation", "n_patches")
             specimens.append({"patient_id": patient_id, "rank": rank, **{name: slide[name] for name in kept}})
     return pooled, specimens
+
+
+def ordinal_predictions(slides: Sequence[Row]) -> Predictions:
+    """Scores in the form that `microtome evaluate` takes: degree, and how likely each degree or more is.
+
+    The score says where a slide stands and no probability of a degree; that of a degree or more is taken to be one
+    half where the score is at the band's edge, and to rise with it: ``sigmoid(logit(score) - logit(edge))``.
+
+    Args:
+        slides: Rows of the table of slides.
+    """
+    scores = np.clip([float(str(slide["score"])) for slide in slides], 1e-12, 1 - 1e-12)
+    above = {
+        f"p_ge_{band.grade + 1}": sigmoid(np.log(scores / (1 - scores)) - np.log(band.upto / (1 - band.upto)))
+        for band in BANDS[:-1]
+    }
+    target = Target("grade", "ordinal", ("grade",), tuple(str(band.grade) for band in BANDS))
+    return predictions_of(
+        target,
+        [str(slide["slide_id"]) for slide in slides],
+        [str(slide["patient_id"] or slide["slide_id"]) for slide in slides],
+        {"grade": np.array([slide["grade"] for slide in slides], np.int64), **above},
+        attrs={"model": str(slides[0]["model"]) if slides else ""},
+    )
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

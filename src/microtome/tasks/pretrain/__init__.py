@@ -1,0 +1,1 @@
+"""Training of the networks for stimulated Raman histology: patches, slides, scores."""
