@@ -84,6 +84,23 @@ def test_settings_that_cannot_be_are_refused(cli, model, tmp_path, arguments, sa
     assert said in err
 
 
+def test_a_folder_that_is_not_there_is_refused(cli, model, tmp_path):
+    code, _, err = cli("predict", model, tmp_path / "nowhere")
+    assert code == 2
+    assert "There is no '" in err
+
+
+def test_of_many_failures_ten_are_told(cli, model, tmp_path):
+    store = write_planted(tmp_path / "features", {f"slide-{i:02d}": True for i in range(14)})
+    for i in range(13):
+        store.path(f"slide-{i:02d}").write_bytes(b"no features")
+    _, out, _ = cli("predict", model, store.folder, "--out", tmp_path / "out", "--maps", "none", "--quiet")
+    assert "failed 13" in out
+    assert "slide-09:" in out
+    assert "slide-10:" not in out
+    assert "and 3 more" in out
+
+
 def test_a_folder_that_is_no_model_is_refused(cli, tmp_path):
     code, _, err = cli("predict", tmp_path, tmp_path)
     assert code == 2

@@ -162,3 +162,43 @@ def test_absent_and_truncated_predictions_are_said(tmp_path, labels):
         path.write_bytes(data)
         with pytest.raises(CorruptOutputError, match=name):
             evaluate_files(EvaluateConfig(predictions=path, cohort=labels))
+
+
+def test_subgroups_are_judged_by_themselves(tmp_path):
+    labels = write_labels(tmp_path, centre=["a", "b"] * 4 + ["a"], side=["l"] * 4 + ["r"] * 5)
+    result = judge(tmp_path, labels, binary_predictions(GOOD), subgroups="centre,side", metrics=("roc_auc_score",))
+    table = pd.read_csv(tmp_path / "out" / "subgroups.csv")
+    assert table[["column", "subgroup"]].to_numpy().tolist() == [
+        ["centre", "a"],
+        ["centre", "b"],
+        ["side", "l"],
+        ["side", "r"],
+    ]
+    assert table["n"].tolist() == [4, 4, 4, 4]
+    # a: 0.1 and 0.2 below 0.6 and 0.8; b: 0.3 and 0.7 below 0.9 and 0.95; a side has one class
+    assert table["estimate"].tolist()[:2] == [1.0, 1.0]
+    assert table["estimate"].isna().tolist()[2:] == [True, True]
+    assert "one class" in table["reason"].iloc[2]
+    assert list(result.tables) == ["subgroups"]
+
+
+def test_an_adjunct_is_compared_at_one_half(tmp_path):
+    labels = write_labels(tmp_path, dye=["0", "0", "1", "0", "1", "1", "0", "0", "1"])
+    result = judge(tmp_path, labels, binary_predictions(GOOD), adjuncts="dye")
+    table = result.tables["adjuncts"].set_index("name")
+    assert table.loc["model", ["sensitivity", "specificity"]].tolist() == [1.0, 0.75]
+    assert table.loc["dye", ["sensitivity", "specificity"]].tolist() == [0.5, 0.75]
+    assert (tmp_path / "out" / "adjuncts.csv").is_file()
+
+
+def test_runs_with_other_seeds_are_repeats(tmp_path, labels):
+    other = tmp_path / "other.parquet"
+    binary_predictions(POOR).write(other)
+    one = judge(tmp_path, labels, binary_predictions(GOOD))
+    both = judge(tmp_path, labels, binary_predictions(GOOD), repeats=other, out=tmp_path / "both")
+    poor = judge(tmp_path, labels, binary_predictions(POOR), out=tmp_path / "poor")
+    estimates = [each.evaluation["roc_auc_score"]["estimate"] for each in (one, poor, both)]
+    assert estimates[2] == pytest.approx(np.mean(estimates[:2]))
+    assert set(both.evaluation.rows["repeat"]) == {0, 1}
+    with pytest.raises(ConfigError, match=r"nowhere\.parquet"):
+        judge(tmp_path, labels, binary_predictions(GOOD), repeats=tmp_path / "nowhere.parquet")

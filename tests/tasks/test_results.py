@@ -69,6 +69,15 @@ def test_the_files_hold_the_same_table(tmp_path, labels):
     assert "0.938" in markdown
 
 
+def test_runs_that_differ_in_nothing_but_their_folder_can_be_told_apart(tmp_path, labels):
+    write_cv_run(tmp_path / "logs" / "a", labels, GOOD)
+    write_cv_run(tmp_path / "logs" / "b", labels, POOR)
+    markdown = collect(tmp_path).files[2].read_text()
+    assert "| abmil (a) | phikon |" in markdown
+    assert "| abmil (b) | phikon |" in markdown
+    assert "against abmil · phikon (a)" in markdown
+
+
 def test_runs_of_a_task_are_compared_with_the_reference_and_corrected(tmp_path, labels):
     for name, scores in (("a", GOOD), ("b", POOR), ("c", GOOD[::-1])):
         write_cv_run(tmp_path / "logs" / name, labels, scores, model=f"model_{name}")
@@ -150,6 +159,9 @@ def test_runs_on_slides_and_the_results_themselves_are_passed_over(tmp_path, lab
     write_cv_run(logs / "a", labels, GOOD)
     (logs / "slides").mkdir()
     (logs / "slides" / "run.json").write_text('{"seed": 0}')
+    (logs / "predicted").mkdir()
+    binary_predictions(POOR).write(logs / "predicted" / "predictions.parquet")
+    (logs / "predicted" / "predict.json").write_text("{}")  # nobody has judged it yet
     first = collect(tmp_path)
     again = collect(tmp_path)
     assert first.problems == again.problems == ()

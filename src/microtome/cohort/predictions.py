@@ -270,7 +270,9 @@ def _told_target(table: pd.DataFrame) -> Target:
         return Target(name, "binary", (name,), classes)
     if kind == "multiclass":
         return Target(name, "multiclass", (name,), classes)
-    raise EvaluationError(f"a table alone does not say all of the {kind} target {name!r}. Pass the target.")
+    raise EvaluationError(
+        f"a table alone does not say all of the {kind} target {name!r}. Pass the target and its type."
+    )
 
 
 def _checked(table: pd.DataFrame, target: Target, unit: Unit) -> pd.DataFrame:

@@ -148,11 +148,11 @@ def _described(slide: CohortSlide) -> str:
 def read_cohort(path: str | Path, *, columns: Mapping[str, str] | None = None) -> Cohort:
     """Read a table of slides: CSV (comma or semicolon) or TSV, UTF-8 with or without a byte-order mark.
 
-    Columns: ``slide_id`` or ``slide`` (required); ``path`` (relative ones from the table's folder);
-    ``patient_id``, ``patient`` or ``case_id`` (where the column is absent, a slide that is named by a TCGA barcode is
-    of the patient in it, and any other one of a patient of its own); ``biopsy_id``; ``mpp`` (µm per level-0 pixel). All other columns are labels. A cell that is empty,
-    NA, N/A, NaN, nan or <NA> is missing. In a label column of numbers, ``1.0`` is read as ``1``. Spaces
-    around cells are dropped, and so is an unnamed first column (row numbers).
+    Columns: ``slide_id`` or ``slide`` (required); ``path`` (relative ones from the table's folder); ``patient_id``,
+    ``patient`` or ``case_id`` (where the column is absent, a slide that is named by a TCGA barcode is of the patient in
+    it, and any other one of a patient of its own); ``biopsy_id``; ``mpp`` (µm per level-0 pixel). All other columns are
+    labels. A cell that is empty, NA, N/A, NaN, nan or <NA> is missing. In a label column of numbers, ``1.0`` is read as
+    ``1``. Spaces around cells are dropped, and so is an unnamed first column (row numbers).
 
     Args:
         path: The table.

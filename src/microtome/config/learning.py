@@ -193,6 +193,7 @@ class CVConfig(LearningConfig):
             marked.
     """
 
+    out: Path = Path("cv")
     task: str | None = None
     outer: int = Field(default=5, ge=2)
     repeats: int = Field(default=1, ge=1)

@@ -114,9 +114,13 @@ def as_markdown(table: pd.DataFrame, problems: Sequence[Problem] = (), notes: Se
         said = f"{first['metric']}, {first['type']}."
         if rows["p_value"].notna().any():
             reference = rows.loc[rows["log_path"] == rows["reference"].dropna().iloc[0]].to_dict("records")[0]
-            said += f" p: paired bootstrap over patients against {_name(reference)}, Holm within the task."
+            alike = (rows["model"] == reference["model"]) & (rows["features"] == reference["features"])
+            against = _name(reference, with_path=int(alike.sum()) > 1)
+            said += f" p: paired bootstrap over patients against {against}, Holm within the task."
         lines += [f"## {_cell(task)}", "", said, "", _line(_HEADER), _line(["---"] * len(_HEADER))]
-        lines += [_line(_markdown_row(row)) for row in rows.to_dict("records")] + [""]
+        twice = rows.duplicated(["model", "features"], keep=False)
+        shown = zip(rows.to_dict("records"), twice, strict=True)
+        lines += [_line(_markdown_row(row, with_path=bool(ambiguous))) for row, ambiguous in shown] + [""]
     if problems:
         lines += ["## Not in the table", "", *(f"- `{problem.path}`: {problem.reason}" for problem in problems), ""]
     if notes:
@@ -140,14 +144,15 @@ def show_row(row: Mapping[Any, Any]) -> dict[str, str]:
     }
 
 
-def _markdown_row(row: Mapping[Any, Any]) -> list[str]:
+def _markdown_row(row: Mapping[Any, Any], *, with_path: bool) -> list[str]:
     shown = show_row(row)
+    model = f"{shown['model']} ({row['log_path']})" if with_path else shown["model"]
     over_folds = "" if pd.isna(row["mean"]) else f"{row['mean']:.3f} ± {row['sd']:.3f}"
     difference = ""
     if not pd.isna(row["difference"]):
         difference = show_interval(row["difference"], row["difference_low"], row["difference_high"])
     patients = "" if pd.isna(row["n_patients"]) else str(int(row["n_patients"]))
-    front = [shown["model"], shown["features"], shown["estimate"], over_folds, patients, difference]
+    front = [model, shown["features"], shown["estimate"], over_folds, patients, difference]
     return [*front, shown["p (Holm)"], shown["published"]]
 
 

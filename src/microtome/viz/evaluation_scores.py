@@ -74,6 +74,7 @@ def draw_scores_per_grade(
     *,
     cuts: Sequence[float] = (),
     note: str = "",
+    quantity: str = "Predicted grade",
 ) -> "Figure":
     """Box plot with every point, and histogram, of the score of each grade.
 
@@ -84,6 +85,7 @@ def draw_scores_per_grade(
         title: Of the figure.
         cuts: Scores at which one band of predictions ends and the next begins.
         note: Small print under the title.
+        quantity: What the scores are, for the axis.
 
     Returns:
         The figure: boxes, then histograms, one below the other, over the same axis of scores.
@@ -123,10 +125,11 @@ def draw_scores_per_grade(
         boxes.scatter(values, i + jitter, s=area, color="#000028", alpha=0.45, linewidths=0, zorder=3)
     boxes.set_yticks(range(k), [f"{shortened(n, 20)}\nn = {len(g):,}" for n, g in zip(names, groups, strict=True)])
     boxes.set_ylim(-0.6, k - 0.4)
-    boxes.set_xlabel("Predicted grade")
+    boxes.set_xlabel(quantity)
     boxes.grid(visible=True, axis="x")
     set_heading(boxes, title, note)
     _draw_histograms(list(sides[::-1, 1]), groups, colors, scores)
+    sides[-1, 1].set_xlabel(quantity)
     for cut in cuts:
         for axis in (boxes, *sides[:, 1]):
             axis.axvline(cut, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), label="_cut")
@@ -148,4 +151,3 @@ def _draw_histograms(
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axis.grid(visible=True, axis="y")
         axis.tick_params(labelbottom=axis is axes[0])
-    axes[0].set_xlabel("Predicted grade")

@@ -160,6 +160,7 @@ def test_a_bad_slide_fails_alone(model_folder, store, tmp_path):
     result = predict_files(settings(model_folder, store, tmp_path, maps="none"))
     assert sorted(result.failed) == ["slide-b", "slide-d", "slide-e"]
     assert "encoder: made-up → other" in result.failed["slide-d"]
+    assert result.failed["slide-e"] == "No tile of 'slide-e' has features."
     assert result.predictions is not None
     assert list(result.predictions.table["id"]) == ["slide-a", "slide-c"]
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["failed"].keys() == result.failed.keys()

@@ -202,8 +202,10 @@ def _row_line(row: Mapping[Any, Any]) -> str:
     if not pd.isna(row["published_mean"]):
         sd = "" if pd.isna(row["published_sd"]) else f" ± {row['published_sd']:.3f}"
         published = f"; published {row['published_mean']:.3f}{sd}"
+    own = Path(str(row["log_path"])).name  # what the benchmark calls the model
+    model = row["model"] if own == row["model"] else f"{row['model']} ({own})"
     return (
-        f"{row['task']}, {row['features']}, {row['model']}: {row['metric']} {row['mean']:.3f} ± {row['sd']:.3f} over "
+        f"{row['task']}, {row['features']}, {model}: {row['metric']} {row['mean']:.3f} ± {row['sd']:.3f} over "
         f"{row['n_folds']} folds, pooled {row['estimate']:.3f}{interval}{tested}{published}"
     )
 

@@ -96,7 +96,7 @@ def fold_lines(folds: pd.DataFrame, metric: str) -> list[str]:
         value = f"{row[metric]:.3f}" if np.isfinite(row[metric]) else "not defined"
         lines.append(
             f"fold {row['fold']}{repeat}: {metric} {value} ({row['n_train']} trained, {row['n_test']} tested; "
-            f"{chosen + ', ' if chosen else ''}{row['n_epochs']} epochs)"
+            f"{chosen + ', ' if chosen else ''}{row['n_epochs']} epoch{'s' if row['n_epochs'] > 1 else ''})"
         )
     return lines
 

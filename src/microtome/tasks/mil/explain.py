@@ -46,7 +46,7 @@ class Explanation:
 
     @property
     def columns(self) -> dict[str, Float[np.ndarray, " n"]]:
-        """Columns of a table of tiles: attention (``attention_<output>`` where each has its map) and attributions."""
+        """Columns for a table of tiles, named attention (or ``attention_<output>``) and ``attribution_<output>``."""
         n_maps = self.attention.shape[1]
         each = self.names if n_maps == len(self.names) else tuple(str(i) for i in range(n_maps))
         names = ["attention"] if n_maps == 1 else [f"attention_{name}" for name in each]
