@@ -389,7 +389,7 @@ def test_published_and_training_checkpoints_of_fastglioma_are_told_apart():
 
 
 def test_torchvision_s_resnet_is_timm_s():
-    from torchvision.models import resnet18  # type: ignore[import-untyped]  # it ships no types
+    from torchvision.models import resnet18
 
     theirs: Any = fill_randomly(resnet18(weights=None, num_classes=7))
     ours = timm_network("resnet18")().eval()

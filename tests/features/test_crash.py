@@ -53,6 +53,7 @@ def _assert_same(store: FeatureStore, undisturbed: FeatureStore) -> None:
 
 def _kill_again_and_again(folder: Path, undisturbed: FeatureStore, n_kills: int, seed: int) -> None:
     rng, store = random.Random(seed), FeatureStore(folder)  # noqa: S311 - moments of kills, not secrets
+    assert OPTIONS.batch_size is not None
     n_batches = sum(-(-len(slide(name)) // OPTIONS.batch_size) for name in NAMES)
     for _ in range(n_kills):
         process = _start(folder)

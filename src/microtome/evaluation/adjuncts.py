@@ -52,9 +52,7 @@ def compare_adjuncts(
     """
     rows = match_rows(predictions, cohort, include_training=include_training, unit=unit, pool=pool)
     if rows.table.duplicated("id").any():
-        raise EvaluationError(
-            "Calls are compared of one model: the predictions hold several folds or repeats of a row."
-        )
+        raise EvaluationError("Calls are compared of one model: these predictions hold several of a row. Pass one.")
     cut = _cut(rows.target, positive_from)
     positive = rows.values[:, 0] >= cut
     column = f"p_ge_{rows.target.classes[cut]}" if rows.target.type == "ordinal" else f"p_{rows.target.classes[1]}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from safetensors.torch import load_file
 from microtome.cohort import read_cohort
 from microtome.cohort.predictions import read_predictions
 from microtome.config import HiDiscConfig, OrdinalConfig, SlideSslConfig
+from microtome.encoders.srh_dump import SrhDump, dump_path, write_dump
 from microtome.encoders.srh_model import load_srh_model
 from microtome.errors import CohortError, ConfigError, MissingOutputError, WeightsError
 from microtome.evaluation.evaluate import evaluate
 from microtome.models.srh import srh_resnet34
 from microtome.tasks.pretrain.stages import fit_ordinal, pretrain_hidisc, pretrain_slide_ssl
 from microtome.testing.srh_sample import write_srh_sample
-from tests.tasks.pretrain.material import write_tokens
+from tests.tasks.pretrain.material import SIDE, write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def study(tmp_path_factory):
     """A study in which P00 to P03 are learned from and P04 to P07 are watched; its patches are names alone."""
     folder = tmp_path_factory.mktemp("study")
     slides = write_tokens(folder / "embeddings", n_patients=8, per_patient=4)
-    meta = {}
+    meta: dict[str, Any] = {}
     for slide in slides:
         entry = meta.setdefault(slide.patient_id, {"patient_id": slide.patient_id, "class": "hgg", "slides": {}})
         entry["slides"][slide.slide_id] = {
@@ -56,7 +58,14 @@ def rows_of(path):
 @pytest.mark.usefixtures("tiny")
 def test_hidisc_leaves_weights_in_the_published_layout(study, tmp_path, monkeypatch):
     monkeypatch.setattr("microtome.tasks.pretrain.hidisc.srh_resnet34", srh_resnet34)
-    options = {"n_slides": 1, "n_patches": 1, "batch_size": 2, "crop_px": 32, "n_epochs": 1, "augment": "flip,noise"}
+    options: dict[str, Any] = {
+        "n_slides": 1,
+        "n_patches": 1,
+        "batch_size": 2,
+        "crop_px": 32,
+        "n_epochs": 1,
+        "augment": "flip,noise",
+    }
     result = pretrain_hidisc(HiDiscConfig(data=study, out=tmp_path, quiet=True, **options))
     tensors = load_file(result.weights)
     assert len(tensors) == 218
@@ -89,6 +98,8 @@ def test_slide_ssl_and_ordinal_follow_one_another_from_saved_vectors(study, tmp_
     assert calibration["cuts"][1] == pytest.approx(0.5)
     tumour = [(float(row["score"]) > 0.5) == (int(row["grade"]) >= 2) for row in watched]
     assert np.mean(tumour) > 0.8
+    figures = tmp_path / "score" / "figures"
+    assert [path.name for path in sorted(figures.iterdir())] == ["discriminant.png", "logits.png"]
     predictions = read_predictions(tmp_path / "score" / "predictions.parquet")
     judged = evaluate(predictions, read_cohort(study / "cohort.csv"), n_boot=20)
     assert judged["mean_roc_auc_score"]["estimate"] == pytest.approx(
@@ -175,8 +186,6 @@ def test_a_study_without_degrees_or_vectors_is_refused(tmp_path):
         fit_ordinal(OrdinalConfig(embeddings=tmp_path / "none", **shared))
     write = tmp_path / "embeddings"
     names = {"S001": "0", "S002": "1", "S003": "2", "S004": "3"}
-    from tests.tasks.pretrain.material import SIDE, SrhDump, dump_path, write_dump
-
     grid = np.array([(0, c) for c in range(SIDE)], np.int64)
     for name in names:
         path = dump_path(write, f"NIO_{name}", "1")

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from microtome.cohort import read_cohort
 from microtome.cohort.splits import nested_splits
 from microtome.cohort.targets import find_target, read_labels
@@ -53,8 +55,8 @@ def fit_slide_model(config: FitConfig, *, progress: Progress | None = None) -> S
     )
     labels = read_labels(cohort, target)
     tokens = {name: slide for slide in list_tokens(config.features) for name in (slide.slide_id, slide.name)}
-    rows = [row for row, name in enumerate(labels.ids) if name in tokens]
-    if not rows:
+    rows = np.flatnonzero([name in tokens for name in labels.ids])
+    if not len(rows):
         raise CohortError(
             f"None of the {len(labels)} labelled slides of '{config.cohort}' has embeddings in '{config.features}', "
             f"which has such as '{next(iter(tokens.values())).name}'. Its slide_id must be PATIENT.SLIDE."

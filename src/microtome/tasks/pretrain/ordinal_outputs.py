@@ -9,6 +9,7 @@ import numpy as np
 from microtome.config.pretraining import OrdinalConfig
 from microtome.encoders.srh_model import SrhModel, load_patch_network
 from microtome.encoders.srh_reference import DEFAULT_NEIGHBOURS, Calibration, fit_familiar
+from microtome.encoders.srh_use import BANDS
 from microtome.errors import CohortError
 from microtome.storage import write_json, write_text
 from microtome.tasks.pretrain.ordinal import GRADE, OrdinalTask, fit_score_calibration, grades_of
@@ -37,6 +38,9 @@ def write_outputs(
 ) -> Path | None:
     """Write ``scores.csv``, ``predictions.parquet`` of the watched slides, ``calibration.json``, ``model.safetensors``.
 
+    Figures of the watched slides show logits per degree, and where their vectors lie along the axis that parts the
+    degrees of the slides learned from.
+
     Args:
         config: Of the stage.
         task: Trained.
@@ -53,6 +57,7 @@ def write_outputs(
     task.scorer.eval()
     calibration = None
     if valid:
+        _draw(config.out / "figures", task, slides, valid)
         target = replace(GRADE, name=config.target, columns=(config.target,))
         task.predict(valid, target).write(config.out / "predictions.parquet")
     if config.objective == "cross_entropy":
@@ -71,6 +76,23 @@ def write_outputs(
     path = config.out / "model.safetensors"
     write_srh_model(path, model, calibration=calibration, familiar=familiar)
     return path
+
+
+def _draw(folder: Path, task: OrdinalTask, slides: Sequence[TokenSlide], valid: Sequence[TokenSlide]) -> None:
+    from microtome.evaluation.discriminant import fit_discriminant
+    from microtome.viz.evaluation_scores import draw_scores_per_grade
+    from microtome.viz.figure_style import save_figure
+
+    grades, names = grades_of(valid), [band.name for band in BANDS]
+    logits = task.logits(valid)
+    drawn = draw_scores_per_grade(logits, grades, names, "Logit of watched slides by degree", quantity="Logit")
+    save_figure(drawn, folder / "logits.png")
+    known = grades_of(slides)
+    if len(set(known.tolist())) < len(known):
+        along = fit_discriminant(task.embeddings(slides), known).place(task.embeddings(valid))
+        title, what = "Vectors of watched slides along the discriminant", "Standard deviations from the middle"
+        figure = draw_scores_per_grade(along, grades, names, title, quantity=what, note="Fitted on the other slides.")
+        save_figure(figure, folder / "discriminant.png")
 
 
 def _write_scores(

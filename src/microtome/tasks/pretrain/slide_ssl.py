@@ -172,8 +172,8 @@ def see_slides(
         alike.setdefault(len(features), []).append(number)
     found: dict[int, Tensor] = {}
     for numbers in alike.values():
-        features, grid = (
+        stacked, places = (
             torch.from_numpy(np.stack([slides[number][part] for number in numbers])).to(device) for part in (0, 1)
         )
-        found.update(zip(numbers, transformer(features, grid), strict=True))
+        found.update(zip(numbers, transformer(stacked, places), strict=True))
     return torch.stack([found[number] for number in range(len(slides))])

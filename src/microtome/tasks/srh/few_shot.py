@@ -2,8 +2,9 @@
 
 References:
     specs FastGlioma section 4: the original shows such maps without code or formula. Here: the mean cosine similarity
-    to the tumour supports minus that to the normal ones, both of the patch encoder's vectors, through a logistic
-    function whose temperature is that of the encoder's own training, so that slides can be compared.
+    to the nearest few tumour supports minus that to the nearest normal ones, both of the patch encoder's vectors as
+    seen from the mean of all supports, through a logistic function whose temperature is that of the encoder's own
+    training, so that slides can be compared. The nearest ones alone, as supports of one class are of several kinds.
 """
 
 from collections.abc import Sequence
@@ -24,29 +25,42 @@ from microtome.tiles.srh import SRH_SIDE
 TEMPERATURE = 0.07
 """Of the contrastive loss that the patch encoder was trained with."""
 
+NEAREST = 5
+"""Supports of each class that a patch is compared with."""
+
 _CLASSES = (("normal",), ("tumour", "tumor"))
 _SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
 class Supports:
-    """Vectors of support patches, of length one.
+    """Vectors of support patches.
 
     Attributes:
-        normal: Of normal tissue.
-        tumour: Of tumour.
+        normal: Of normal tissue, seen from the middle, of length one.
+        tumour: Of tumour, likewise.
+        middle: Between the means of the two.
         files: All of them, for the record.
     """
 
     normal: Float32[np.ndarray, "n d"]
     tumour: Float32[np.ndarray, "m d"]
+    middle: Float32[np.ndarray, " d"]
     files: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, normal: Float32[np.ndarray, "n d"], tumour: Float32[np.ndarray, "m d"], files: tuple[str, ...] = ()
+    ) -> "Supports":
+        """Of vectors as the patch encoder gives them."""
+        middle = (normal.mean(axis=0) + tumour.mean(axis=0)) / 2
+        return cls(unit_rows(normal - middle), unit_rows(tumour - middle), middle, files)
 
     def likeness(self, features: Float32[np.ndarray, "k d"]) -> Float64[np.ndarray, " k"]:
         """0 like the normal ones, 1 like the tumour, 0.5 like both alike."""
-        unit = unit_rows(features)
-        difference = (unit @ self.tumour.T).mean(axis=1) - (unit @ self.normal.T).mean(axis=1)
-        return sigmoid(difference.astype(np.float64) / TEMPERATURE)
+        unit = unit_rows(features - self.middle)
+        near = [np.sort(unit @ each.T, axis=1)[:, -NEAREST:].mean(axis=1) for each in (self.tumour, self.normal)]
+        return sigmoid((near[0] - near[1]).astype(np.float64) / TEMPERATURE)
 
 
 def list_supports(folder: Path, *, n: int, without: frozenset[str]) -> tuple[list[Path], list[Path]]:
@@ -115,6 +129,6 @@ def encode_supports(model: SrhModel, normal: Sequence[Path], tumour: Sequence[Pa
         assert model.tokenizer is not None  # noqa: S101 - for the type checker: see above
         images = np.stack([read_srh_patch(f, side=SRH_SIDE)[:: -1 if flip else 1].transpose(1, 2, 0) for f in files])
         parts = [model.tokenizer.encode(images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)]
-        return unit_rows(np.concatenate(parts))
+        return np.concatenate(parts)
 
-    return Supports(encode(normal), encode(tumour), tuple(str(f) for f in (*normal, *tumour)))
+    return Supports.of(encode(normal), encode(tumour), tuple(str(f) for f in (*normal, *tumour)))
