@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 import microtome
 from microtome.evaluation.evaluate import Evaluation
@@ -17,6 +17,7 @@ from microtome.evaluation.metrics import default_metric
 from microtome.storage import write_text
 from microtome.viz.evaluation_figures import CAPTIONS
 from microtome.viz.figure_style import show_interval
+from microtome.viz.page import page_environment
 from microtome.viz.report_format import ABSENT, show_count
 
 if TYPE_CHECKING:
@@ -122,15 +123,7 @@ def key_figures(evaluation: Evaluation, facts: PageFacts) -> list[dict[str, str]
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("microtome.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(count=lambda value: show_count(str(value)))
-    return environment
+    return page_environment({"count": lambda value: show_count(str(value))})
 
 
 def _figure(name: str, shown: str, label: str, detail: str, *, mood: str = "") -> dict[str, str]:

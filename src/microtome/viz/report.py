@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from microtome.errors import CorruptOutputError
 from microtome.storage import write_text
 from microtome.viz.overlay import OUTLINE_COLOR, TILE_COLOR
+from microtome.viz.page import page_environment
 from microtome.viz.report_clusters import view_clusters
 from microtome.viz.report_colours import css_colour, distinct_colours
 from microtome.viz.report_format import (
@@ -70,15 +71,9 @@ def write_report(out: Path) -> Path:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("microtome.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return page_environment(
+        {"count": show_count, "area": show_area, "mpp": show_mpp, "share": show_share, "duration": show_duration}
     )
-    environment.filters.update(count=show_count, area=show_area, mpp=show_mpp, share=show_share, duration=show_duration)
-    return environment
 
 
 def _script() -> str:

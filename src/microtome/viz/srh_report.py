@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from microtome.encoders.srh_use import BANDS, INTENDED_USE, NOT_INTENDED, TUMOUR_CUT
 from microtome.errors import CorruptOutputError, MissingOutputError
 from microtome.storage import write_text
+from microtome.viz.page import page_environment
 
 SRH_RUN_FILE = "run.json"
 SRH_REPORT_FILE = "report.html"
@@ -106,13 +107,4 @@ def _slides(out: Path, run: Mapping[str, Any]) -> Sequence[Mapping[str, object]]
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("microtome.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{100 * value:.0f}"
-    environment.filters["number"] = lambda value: f"{value:.3f}"
-    return environment
+    return page_environment({"percent": lambda value: f"{100 * value:.0f}", "number": lambda value: f"{value:.3f}"})
