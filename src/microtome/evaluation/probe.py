@@ -5,7 +5,7 @@ Each gives class probabilities or calls for the same judged tiles, with interval
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from microtome.errors import ConfigError, EvaluationError
 from microtome.evaluation import weighted
+from microtome.evaluation.bootstrap import interval, resampled
 from microtome.evaluation.probe_reference import LabelledFeatures, f1_of, hit_rate, macro_auroc, macro_f1
-from microtome.evaluation.weighted import Weighted
 
 STRENGTHS = tuple(float(10.0**power) for power in range(-6, 4))
 """Inverse strengths of the L2 penalty that are tried, strongest penalty first."""
@@ -28,7 +28,7 @@ KNN, TEMPERATURE = 20, 0.07
 SHOTS = (1, 2, 4, 8, 16)
 N_EPISODES, N_QUERIES = 1000, 15
 
-_ROWS_OF_WEIGHTS, _ROWS_AT_ONCE, _MAX_STEPS = 50, 4096, 5000
+_ROWS_AT_ONCE, _MAX_STEPS = 4096, 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +221,7 @@ def judge(
     """
     called = scores.argmax(axis=1)
     table = weighted.Confusion(labels, called, len(classes))
-    measures: list[tuple[str, str, Weighted]] = [
+    measures: list[tuple[str, str, weighted.Weighted]] = [
         ("roc_auc_score", "", macro_auroc(labels, scores)),
         ("accuracy_score", "", hit_rate(labels, scores)),
         ("balanced_accuracy_score", "", lambda weights: weighted.balanced_accuracy(table(weights))),
@@ -230,45 +230,20 @@ def judge(
     for number, name in enumerate(classes):
         measures.append(("roc_auc_score", name, weighted.auroc(labels == number, scores[:, number])))
         measures.append(("f1_score", name, f1_of(labels == number, called == number)))
-    weights_of = _resampler(groups, len(labels))
-    return [
-        {"metric": metric, "class": name, **_interval(measure, len(labels), weights_of, n_boot, seed)}
-        for metric, name, measure in measures
-    ]
+    names = np.arange(len(labels)).astype(str) if groups is None else np.asarray(groups)
+    patients = np.unique(names, return_inverse=True)[1].astype(np.int64)
 
+    def all_of(weights: Float64[np.ndarray, "b n"]) -> Float64[np.ndarray, "b m"]:
+        return np.stack([measure(weights) for _, _, measure in measures], axis=1)
 
-def _resampler(
-    groups: Sequence[str] | None, n: int
-) -> Callable[[np.random.Generator, int], Float64[np.ndarray, "b n"]]:
-    """Draws weights of the tiles: how often each patient came, each tile where patients are not known."""
-    _, place = np.unique(np.arange(n).astype(str) if groups is None else np.asarray(groups), return_inverse=True)
-    n_groups = int(place.max()) + 1
-
-    def draw(rng: np.random.Generator, n_rows: int) -> Float64[np.ndarray, "b n"]:
-        counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_rows)
-        return counts[:, place].astype(np.float64)
-
-    return draw
-
-
-def _interval(
-    measure: Weighted,
-    n: int,
-    weights_of: Callable[[np.random.Generator, int], Float64[np.ndarray, "b n"]],
-    n_boot: int,
-    seed: int,
-) -> dict[str, float | int]:
-    rng = np.random.default_rng(seed)  # the same resamples for every metric
-    parts = [measure(weights_of(rng, min(_ROWS_OF_WEIGHTS, n_boot - i))) for i in range(0, n_boot, _ROWS_OF_WEIGHTS)]
-    values = np.concatenate(parts) if parts else np.empty(0)
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
-    return {
-        "estimate": float(measure(np.ones((1, n)))[0]),
-        "low": float(low),
-        "high": float(high),
-        "n_boot": len(values),
-    }
+    estimates = all_of(np.ones((1, len(labels))))[0]
+    draws = resampled(all_of, patients, n_boot, seed)
+    rows = []
+    for place, (metric, name, _) in enumerate(measures):
+        found = interval(float(estimates[place]), draws[:, place])
+        ends = {"estimate": float(estimates[place]), "low": found.low, "high": found.high}
+        rows.append({"metric": metric, "class": name, **ends, "n_boot": n_boot - found.n_undefined})
+    return rows
 
 
 def _split_off(

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microtome.tasks.mil.stacked_order import batches_of, epoch_order, plan_packs
+from microtome.tasks.mil.stacked_order import batches_of, plan_packs
+from microtome.tasks.training.order import epoch_order
 
 
 @st.composite
@@ -11,14 +12,14 @@ def cohorts(draw):
     members = np.array(draw(st.lists(st.booleans(), min_size=m * n, max_size=m * n))).reshape(m, n)
     sizes = draw(st.lists(st.one_of(st.none(), st.integers(1, 6)), min_size=m, max_size=m))
     lengths = np.array(draw(st.lists(st.integers(1, 50), min_size=n, max_size=n)), np.int64)
-    return members, sizes, lengths, epoch_order(n, draw(st.integers(0, 99)), draw(st.integers(0, 9)))
+    return members, sizes, lengths, epoch_order(n, seed=draw(st.integers(0, 99)), epoch=draw(st.integers(0, 9)))
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    orders = [tuple(epoch_order(30, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [tuple(epoch_order(30, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
     assert all(sorted(order) == list(range(30)) for order in orders)
-    assert orders[0] == tuple(epoch_order(30, 0, 0))
+    assert orders[0] == tuple(epoch_order(30, seed=0, epoch=0))
 
 
 @given(cohorts())

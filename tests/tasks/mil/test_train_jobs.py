@@ -22,8 +22,8 @@ from microtome.storage import QuietProgress
 from microtome.tasks.mil.bags import open_bags
 from microtome.tasks.mil.jobs import Hyper, ModelSpec, TrainJob
 from microtome.tasks.mil.stacked import initial_model
-from microtome.tasks.mil.stacked_order import epoch_order
 from microtome.tasks.mil.train_jobs import choose_machine, train_jobs, why_one_by_one
+from microtome.tasks.training.order import epoch_order
 from tests.tasks.mil.bag_stores import BINARY, LENGTHS, labels_of, planted, write_bag
 
 THREE = Target("kind", "multiclass", ("kind",), ("a", "b", "c"))
@@ -84,7 +84,7 @@ def by_hand(job, material, spec, objective):
     fitted = objective.fitted(labels.values[job.train])
     logits, losses = [], []
     for epoch in range(job.hyper.n_epochs):
-        order = epoch_order(len(labels), 0, epoch)
+        order = epoch_order(len(labels), seed=0, epoch=epoch)
         own = order[np.isin(order, job.train)]
         size = job.hyper.batch_size if objective.per_bag else job.hyper.risk_batch or len(own)
         size, of_steps = min(size, len(own)), []

@@ -1,4 +1,4 @@
-"""In which order models meet bags: one permutation of the table per epoch, cut into packs. Needs no torch."""
+"""In which order models meet bags: one permutation of the table per epoch, cut into packs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 _MOST_BAGS = 64
-
-
-def epoch_order(n_rows: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
-    """The permutation of all rows of an epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(n_rows).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from microtome.tasks.mil.jobs import JobResult, ModelSpec, TrainJob
 from microtome.tasks.mil.packed import Pack
 from microtome.tasks.mil.stacked import Layout, Noise, StackedNetwork, initial_model
 from microtome.tasks.mil.stacked_adam import StackedAdam, rows_of
-from microtome.tasks.mil.stacked_order import Batches, PackPlan, batches_of, epoch_order, plan_packs
+from microtome.tasks.mil.stacked_order import Batches, PackPlan, batches_of, plan_packs
 from microtome.tasks.mil.stacked_reader import Reader
 from microtome.tasks.training import StepResult, TrainingTask
+from microtome.tasks.training.order import epoch_order
 
 _LAUNCH = {"cpu": 500, "cuda": 200_000}
 _SLAB_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
@@ -203,7 +204,7 @@ class JobsTask(TrainingTask):
         return np.array([epoch < job.hyper.n_epochs for job in self.jobs])
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, Batches]:
-        order = epoch_order(len(self.material.labels), self.material.order_seed, epoch)
+        order = epoch_order(len(self.material.labels), seed=self.material.order_seed, epoch=epoch)
         members = self.train_rows & self._active(epoch)[:, None]
         per_bag = self.material.objective.per_bag
         sizes = [job.hyper.batch_size if per_bag else job.hyper.risk_batch for job in self.jobs]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from microtome.cohort import read_cohort
 from microtome.config.pretraining import HiDiscConfig, OrdinalConfig, SlideSslConfig, TokenOptions, TrainingOptions
@@ -14,7 +14,7 @@ from microtome.encoders.hardware import resolve_runtime
 from microtome.encoders.srh_model import load_patch_network, load_slide_transformer
 from microtome.errors import CohortError, ConfigError
 from microtome.models.srh import SRH_MODES
-from microtome.storage import Progress, QuietProgress, hash_file, open_progress, write_json, written_whole
+from microtome.storage import Progress, QuietProgress, hash_file, open_progress, write_json
 from microtome.tasks.output import software_versions
 from microtome.tasks.pretrain.augment import STRONG, Augment
 from microtome.tasks.pretrain.hidisc import HiDiscSettings, HiDiscTask
@@ -26,6 +26,7 @@ from microtome.tasks.pretrain.slide_ssl import SlideSslSettings, SlideSslTask
 from microtome.tasks.pretrain.tokens import PatchEncoder, TokenSlide, find_tokens, save_tokens
 from microtome.tasks.pretrain.views import SlideViews
 from microtome.tasks.training import TrainingResult, TrainingSettings, train
+from microtome.tasks.training.checkpoint import write_weights
 from microtome.tasks.training.parallel import joined, ranks, wait_for_all
 from microtome.tiles.opensrh import OpenSrh, SrhSlide, read_opensrh
 
@@ -88,9 +89,7 @@ def pretrain_hidisc(config: HiDiscConfig, *, progress: Progress | None = None) -
         task = HiDiscTask(patients, views, settings, valid=valid, device=_device(config))
         training = _train(task, config, progress, monitor="knn_accuracy" if valid else None)
         path = config.out / "hidisc.safetensors"
-        _write_weights(
-            path, {"model.bb.": task.encoder, "model.proj.": task.projection}, patch_input=config.patch_input
-        )
+        _write_weights(path, {"model.bb": task.encoder, "model.proj": task.projection}, patch_input=config.patch_input)
         counted = {"patients": count_labels(patients), "without_patches": without}
         return _finish(config, StageResult(path, training.metrics, training), counted)
 
@@ -121,7 +120,7 @@ def pretrain_slide_ssl(config: SlideSslConfig, *, progress: Progress | None = No
         task = SlideSslTask(slides, settings, valid=valid, device=_device(config))
         training = _train(task, config, progress, monitor=None)
         path = config.out / "slide_ssl.safetensors"
-        _write_weights(path, {"model.bb.mil.": task.transformer, "model.proj.": task.projection})
+        _write_weights(path, {"model.bb.mil": task.transformer, "model.proj": task.projection})
         return _finish(config, StageResult(path, training.metrics, training), {"slides": len(slides)})
 
 
@@ -178,7 +177,7 @@ def fit_ordinal_slides(
     training = _train(task, config, progress, monitor="mean_auroc" if valid else None)
     name = "baseline" if config.objective == "cross_entropy" else "scorer"
     path = config.out / f"{name}.safetensors"
-    _write_weights(path, {"model.bb.mil.": task.scorer.slide, "model.head.": task.scorer.head})
+    _write_weights(path, {"model.bb.mil": task.scorer.slide, "model.head": task.scorer.head})
     model = write_outputs(config, task, slides, valid) if ranks().rank == 0 else None
     return _finish(config, StageResult(path, training.metrics, training, model), {"slides": len(slides)})
 
@@ -194,7 +193,7 @@ def _tokens(
         raise ConfigError("Vectors of patches must come from somewhere: pass --embeddings, or a --tokenizer.")
     network = load_patch_network(config.tokenizer, config.patch_input)
     sha256 = hash_file(config.tokenizer)
-    encoder = PatchEncoder(network, _views(config.patch_input), sha256, _device(config))
+    encoder = PatchEncoder(network, _views(config.patch_input), sha256, _device(config), config.workers)
     place, folder = ranks(), config.out / TOKENS
     own = [*train, *valid][place.rank :: place.world]
     shown = (progress or open_progress(quiet=config.quiet)) if place.rank == 0 else QuietProgress()
@@ -242,17 +241,8 @@ def _finish(config: TrainingOptions, result: StageResult, counted: Mapping[str, 
 
 def _write_weights(path: Path, modules: Mapping[str, nn.Module], **said: str) -> None:
     """Write modules under the published names; the first of several processes does."""
-    from safetensors.torch import save_file
-
-    if ranks().rank != 0:
-        return
-    tensors: dict[str, Tensor] = {
-        f"{prefix}{name}": tensor.detach().cpu().contiguous().clone()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
-    }
-    with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata=said or None)
+    if ranks().rank == 0:
+        write_weights(path, modules, said)
 
 
 def _names(text: str) -> tuple[str, ...]:

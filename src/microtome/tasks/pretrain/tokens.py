@@ -7,13 +7,14 @@ References:
 import json
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import nn
+from torch import Tensor, nn
 
 from microtome.encoders.srh_dump import SrhDump, dump_path, read_dump, write_dump
 from microtome.errors import (
@@ -45,24 +46,26 @@ class PatchEncoder:
         views: How patches are seen, and how they are changed where several tags are wanted.
         weights_sha256: Of the weights.
         device: Where it runs.
+        workers: Threads that read and change patches; what comes does not hang on them.
     """
 
     network: nn.Module
     views: PatchViews
     weights_sha256: str
     device: str = "cpu"
+    workers: int = 1
 
     def encode(self, files: Sequence[Path], chance: tuple[int, ...] | None) -> Float32[np.ndarray, "n d"]:
         """Vectors of patches, changed at random if a seed is given."""
         network, parts = self.network.to(self.device).eval(), []
-        for start in range(0, len(files), _AT_ONCE):
-            images = []
-            for number, file in enumerate(files[start : start + _AT_ONCE], start):
-                image = self.views.read(file)
-                if chance is not None:
-                    image = self.views.augment(image, np.random.default_rng((*chance, number)))
-                images.append(image)
-            with torch.inference_mode():
+
+        def see(number: int) -> Tensor:
+            image = self.views.read(files[number])
+            return image if chance is None else self.views.augment(image, np.random.default_rng((*chance, number)))
+
+        with ThreadPoolExecutor(self.workers) as pool, torch.inference_mode():
+            for start in range(0, len(files), _AT_ONCE):
+                images = list(pool.map(see, range(start, min(start + _AT_ONCE, len(files)))))
                 parts.append(network(torch.stack(images).to(self.device)).float().cpu().numpy())
         return np.concatenate(parts).astype(np.float32, copy=False)
 
