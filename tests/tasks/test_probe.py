@@ -134,6 +134,8 @@ def test_folders_that_do_not_do(tmp_path):
         probe(resolve(ProbeConfig, {}))
     with pytest.raises(ConfigError, match="Pass one of them"):
         resolve(ProbeConfig, {"tiles": "a", "features": "b"})
+    with pytest.raises(ConfigError, match="encoder, n_tiles decide nothing"):
+        resolve(ProbeConfig, {"features": "b", "encoder": "phikon", "n_tiles": 3})
     with pytest.raises(MissingOutputError, match="no folder of features"):
         probe(settings(tmp_path / "nowhere", tmp_path))
     (tmp_path / "empty").mkdir()

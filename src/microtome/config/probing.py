@@ -57,11 +57,19 @@ class ProbeConfig(EncoderOptions, OutputOptions):
     def _one_source(self) -> "ProbeConfig":
         if self.tiles is not None and self.features is not None:
             raise ConfigError("tiles are images, features are made of such. Pass one of them.")
+        if self.features is not None and (idle := self._set_for_tiles()):
+            raise ConfigError(f"With features the setting(s) {', '.join(idle)} decide nothing. Leave them out.")
         if any(not 0 < portion <= 1 for portion in self.portions) or not self.portions:
             raise ConfigError(f"portions must be shares in (0, 1]. Got {', '.join(map(str, self.portions))}.")
         if any(shots < 1 for shots in self.shots):
             raise ConfigError(f"shots must be at least 1. Got {', '.join(map(str, self.shots))}.")
         return self
+
+    def _set_for_tiles(self) -> list[str]:
+        """Settings of an extraction that are others than their defaults."""
+        own = {"tiles_layout", "mpp", "assume_card_mpp", "tile_px", "overwrite"}
+        fields = (own | EncoderOptions.model_fields.keys()) - {"seed"}
+        return sorted(name for name in fields if getattr(self, name) != type(self).model_fields[name].get_default())
 
     @property
     def excluded(self) -> tuple[str, ...] | None:

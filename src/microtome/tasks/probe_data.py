@@ -178,8 +178,10 @@ def _drawn_split(table: TileTable, usable: np.ndarray, config: ProbeConfig) -> n
 def _extract(config: ProbeConfig) -> Path:
     from microtome.tasks.run import run
 
-    shared = {name: getattr(config, name) for name in ("out", "overwrite", "workers", "quiet", "encoder", "weights")}
-    more = ("device", "precision", "runtime", "batch_size", "memory", "min_coverage", "allow_mpp_mismatch")
+    shared = {
+        name: getattr(config, name) for name in ("out", "overwrite", "workers", "quiet", "encoder", "weights", "seed")
+    }
+    more = ("device", "precision", "runtime", "batch_size", "memory", "min_coverage", "allow_mpp_mismatch", "n_tiles")
     tiles = ("tiles", "tiles_layout", "mpp", "assume_card_mpp", "tile_px")
     settings = ExtractConfig(**shared, **{name: getattr(config, name) for name in (*more, *tiles)})
     result = run(settings)
